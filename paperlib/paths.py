@@ -1,0 +1,13 @@
+"""Where things lie. Every path follows from this file's place, so the working directory never matters."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BOOK = ROOT / "book"
+EXPERIMENTS = ROOT / "experiments"
+GRIDS = EXPERIMENTS / "grids"
+#: Committed evidence: one folder per grid. ``PAPERLIB_RECORDS`` points analysis at another copy.
+RECORDS = Path(os.environ.get("PAPERLIB_RECORDS", EXPERIMENTS / "records"))
+#: The torchvision root. Git-ignored; ``PAPERLIB_DATA`` puts it elsewhere.
+DATA = Path(os.environ.get("PAPERLIB_DATA", ROOT / "data"))

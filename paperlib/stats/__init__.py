@@ -1,0 +1,30 @@
+"""Statistics for ranks and seeds: exact where counts decide, simulated with a stated seed elsewhere.
+
+``order``: intervals for proportions and for the smallest k, exact.
+``seeds``: comparisons over training seeds: paired t, max-|t| sign flips, Holm, equivalence.
+``bootstrap``: two-way bootstrap over seeds and images, for curves and for differences of smallest k.
+"""
+
+from paperlib.stats.bootstrap import (
+    Band,
+    accuracy_curve,
+    mean_interval,
+    smallest_k_difference,
+    sup_t_band,
+    two_way_bootstrap,
+)
+from paperlib.stats.order import certified_k, clopper_pearson, smallest_k, smallest_k_interval, wilson
+from paperlib.stats.seeds import (
+    Equivalence,
+    Interval,
+    equivalence_test,
+    holm,
+    max_t_sign_flips,
+    paired_t_interval,
+)
+
+__all__ = [
+    "Band", "Equivalence", "Interval", "accuracy_curve", "certified_k", "clopper_pearson", "equivalence_test",
+    "holm", "max_t_sign_flips", "mean_interval", "paired_t_interval", "smallest_k", "smallest_k_difference",
+    "smallest_k_interval", "sup_t_band", "two_way_bootstrap", "wilson",
+]

@@ -1,0 +1,165 @@
+"""Two-way bootstrap: both the training seeds and the test images are a sample.
+
+Seeds and images are crossed (every seed is tested on every image), so both are resampled, images jointly for
+all seeds and for both losses of a comparison. The variance between seed and image that belongs to neither alone enters
+twice, which makes intervals a little wide (Owen 2007, the pigeonhole bootstrap). Few seeds make them narrow:
+S resampled seeds vary by (S - 1) / S too little, which is corrected here, but no resampling of 3 seeds
+reaches the width of a t quantile with 2 degrees of freedom. So paired t intervals on seed means stay
+primary; this is for curves and for quantities without a mean.
+"""
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from paperlib.stats._check import as_array, as_count, as_fraction, as_ranks
+
+
+class Band(NamedTuple):
+    """An estimate with its ends; arrays of one shape, or floats."""
+
+    estimate: Any
+    low: Any
+    high: Any
+
+
+def accuracy_curve(ranks: ArrayLike, num_classes: int) -> NDArray[np.float64]:
+    """Accuracy at every k from one pass over the ranks.
+
+    Args:
+        ranks: integer label ranks in 1..num_classes, shape (n,).
+        num_classes: C.
+
+    Returns:
+        float64, shape (C,); ``[k - 1]`` is the share of images of rank at most k.
+
+    Raises:
+        ValueError: ranks that are no such integers.
+    """
+    checked, classes = as_ranks(ranks), as_count(num_classes, "num_classes")
+    if checked.max() > classes:
+        raise ValueError(f"ranks: expected at most num_classes={classes}, got {checked.max()}")
+    return _curve(checked, classes)
+
+
+def _curve(ranks: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
+    return np.cumsum(np.bincount(ranks, minlength=num_classes + 1)[1:]) / len(ranks)
+
+
+def two_way_bootstrap(statistic: Callable[..., Any], *ranks: ArrayLike, draws: int = 2000,
+                      seed: int = 0) -> NDArray[np.float64]:
+    r"""Replicates of the mean over seeds of a statistic, resampling seeds and images.
+
+    For one draw of images let :math:`f_s` be the statistic of seed s and :math:`\bar f` its mean over seeds; with
+    resampled seeds :math:`s^*` the replicate is :math:`\bar f + \sqrt{S/(S-1)}\,(\overline{f_{s^*}} - \bar f)`. The factor gives the
+    seed part its unbiased variance. With one seed only the images vary: the result then speaks about that
+    trained network and not about its loss.
+
+    Args:
+        statistic: takes one seed's ranks, an int64 array (n,) for each array given, and returns a number or
+            an array (K,). It must not depend on the order of the images.
+        *ranks: one array (S, n) for a mean, two for a paired comparison; same seeds and images in each.
+        draws: how many replicates.
+        seed: of the resampling.
+
+    Returns:
+        float64, shape (draws,) or (draws, K).
+
+    Raises:
+        ValueError: ranks that are not integers (S, n) of one shape; draws below 1.
+    """
+    arrays = [as_ranks(array, ndim=2) for array in ranks]
+    if not arrays or any(array.shape != arrays[0].shape for array in arrays):
+        raise ValueError("ranks: expected one or more arrays of one shape (seeds, n), "
+                         f"got {[array.shape for array in arrays]}")
+    seeds, n = arrays[0].shape
+    rng = np.random.default_rng(seed)
+    scale = math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0
+    replicates = []
+    for _ in range(as_count(draws, "draws")):
+        images = rng.integers(n, size=n)
+        values = np.array([statistic(*(array[s, images] for array in arrays)) for s in range(seeds)], dtype=np.float64)
+        mean = values.mean(0)
+        replicates.append(mean + scale * (values[rng.integers(seeds, size=seeds)].mean(0) - mean))
+    return np.array(replicates)
+
+
+def sup_t_band(estimate: ArrayLike, replicates: ArrayLike, level: Any = 0.95) -> Band:
+    r"""Simultaneous band of a curve: :math:`\hat\theta_k \pm c\,\text{sd}_k`, with c the level quantile of the largest deviation.
+
+    The whole curve lies inside with the stated confidence, so any k may be read off it. Points that do not
+    vary (accuracy at k = C) get no width.
+
+    Args:
+        estimate: the curve, shape (K,).
+        replicates: its bootstrap replicates, shape (draws, K).
+        level: joint confidence in (0, 1).
+
+    Raises:
+        ValueError: shapes that do not fit; fewer than two replicates; level out of range.
+    """
+    centre, sample = as_array(estimate, "estimate"), as_array(replicates, "replicates")
+    if centre.ndim != 1 or sample.ndim != 2 or sample.shape[1:] != centre.shape or len(sample) < 2:
+        raise ValueError("expected an estimate of shape (K,) and at least two replicates (draws, K), "
+                         f"got {centre.shape} and {sample.shape}")
+    deviation = np.abs(sample - centre)
+    sd = sample.std(0, ddof=1)
+    sd = np.where(sd > 1e-12 * (1 + np.abs(centre)), sd, 0.0)  # a constant column's sd is rounding
+    largest = np.divide(deviation, sd, out=np.zeros_like(deviation), where=sd > 0).max(1)
+    half = float(np.quantile(largest, float(as_fraction(level, "level")))) * sd
+    return Band(centre, centre - half, centre + half)
+
+
+def mean_interval(statistic: Callable[..., Any], *ranks: ArrayLike, level: Any = 0.95, draws: int = 2000,
+                  seed: int = 0) -> Band:
+    """The mean over seeds of a statistic with its pointwise percentile interval.
+
+    Arguments as :func:`two_way_bootstrap`, with ``level`` the confidence of each interval.
+    """
+    tail = float(1 - as_fraction(level, "level")) / 2
+    replicates = two_way_bootstrap(statistic, *ranks, draws=draws, seed=seed)
+    values = [statistic(*rows) for rows in zip(*(as_ranks(array, ndim=2) for array in ranks), strict=True)]
+    low, high = np.quantile(replicates, [tail, 1 - tail], axis=0)
+    return Band(np.mean(values, axis=0), low, high)
+
+
+def smallest_k_statistic(targets: tuple[Any, ...]) -> Callable[[NDArray[np.int64]], list[int]]:
+    """A statistic for :func:`two_way_bootstrap`: the smallest k of each target, exact in target times n."""
+    fractions: list[Fraction] = [as_fraction(target, "target", closed=True) for target in targets]
+
+    def statistic(ranks: NDArray[np.int64]) -> list[int]:
+        hits = np.cumsum(np.bincount(ranks))
+        needed = [math.ceil(fraction * len(ranks)) for fraction in fractions]
+        return [int(k) for k in np.searchsorted(hits, needed)]
+
+    return statistic
+
+
+def smallest_k_difference(ranks_a: ArrayLike, ranks_b: ArrayLike, target: Any, level: Any = 0.95, draws: int = 2000,
+                          seed: int = 0) -> Band:
+    """How many candidates more A needs than B for a target accuracy, with an interval.
+
+    The mean over seeds of the difference of smallest k, paired by seed and image, with the percentile interval of
+    the two-way bootstrap. At a target of .99 some 1 % of the images decide, so expect it to be wide.
+
+    Args:
+        ranks_a: integer label ranks, shape (S, n).
+        ranks_b: the same seeds and images under the other loss.
+        target: accuracy in (0, 1].
+        level: confidence in (0, 1).
+        draws: bootstrap replicates.
+        seed: of the resampling.
+
+    Returns:
+        :class:`Band` of floats; below 0 where A needs fewer candidates.
+
+    Raises:
+        ValueError: ranks that are not integers (S, n) of one shape; target or level out of range.
+    """
+    single = smallest_k_statistic((target,))
+    band = mean_interval(lambda a, b: single(a)[0] - single(b)[0], ranks_a, ranks_b, level=level, draws=draws, seed=seed)
+    return Band(*(float(value) for value in band))

@@ -1,0 +1,161 @@
+"""Comparisons over training seeds.
+
+Losses are trained with common seeds, so the differences within a seed are the data, and one seed is one
+observation. With S seeds the sign-flip tests cannot give a two-sided p below 2 / 2**S: .25 for 3 seeds, .0625
+for 5. Five seeds never reach .05; the paired t interval can, at the price of a normal model.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats as distributions
+
+from paperlib.stats._check import as_array, as_count, as_differences, as_fraction
+
+#: Sign flips are enumerated up to this many seeds and drawn at random beyond.
+EXACT_SEEDS = 15
+
+
+class Interval(NamedTuple):
+    """Mean, sample standard deviation and confidence interval of ``n`` paired differences."""
+
+    mean: float
+    sd: float
+    n: int
+    low: float
+    high: float
+
+
+def paired_t_interval(differences: ArrayLike, level: Any = 0.95, comparisons: int = 1) -> Interval:
+    r"""Two-sided t interval for the mean of paired differences, Bonferroni-corrected.
+
+    :math:`\bar d \pm t_{S-1,\,1-\alpha/2m}\, s/\sqrt S` with :math:`\alpha = 1 - \text{level}`: all of m such intervals cover
+    together with at least the level.
+
+    Args:
+        differences: one number a seed, shape (S,).
+        level: joint confidence in (0, 1).
+        comparisons: m, how many intervals are read together.
+
+    Returns:
+        :class:`Interval`. One seed has no spread: ``sd`` is NaN and the interval (-inf, inf).
+
+    Raises:
+        ValueError: no differences, NaN or inf among them; level or comparisons out of range.
+    """
+    d = as_differences(differences, "differences", 1)
+    alpha = float(1 - as_fraction(level, "level")) / as_count(comparisons, "comparisons")
+    mean, n = float(d.mean()), len(d)
+    if n == 1:
+        return Interval(mean, math.nan, 1, -math.inf, math.inf)
+    sd = _sd(d)
+    half = float(distributions.t.isf(alpha / 2, n - 1)) * sd / math.sqrt(n)
+    return Interval(mean, sd, n, mean - half, mean + half)
+
+
+def _sd(d: NDArray[np.float64]) -> float:
+    """Sample standard deviation; exactly 0 where all are equal (the mean of equal doubles may round)."""
+    return 0.0 if np.ptp(d) == 0 else float(d.std(ddof=1))
+
+
+def max_t_sign_flips(differences: ArrayLike, draws: int = 100_000, seed: int = 0) -> NDArray[np.float64]:
+    r"""Sign-flip test of several paired comparisons at once, adjusted by the largest |t| (Westfall and Young).
+
+    If a comparison has no effect, each seed's difference is as likely with the opposite sign. The signs of a
+    seed's whole row are flipped together, which keeps the dependence between columns; a column's p is the share
+    of flips whose largest \|t\| over all columns is at least the column's own. Family-wise error is controlled,
+    exactly and without a normal model. The statistic used is :math:`|\sum d| / \sqrt{\sum d^2}`, a monotone
+    function of \|t\| that is the same for every column and also defined where a column does not vary; a column
+    of zeros has 0.
+
+    Args:
+        differences: shape (S, K): S seeds, K comparisons (losses, values of k).
+        draws: random flips where S > 15; up to 15 seeds all 2**S flips are enumerated.
+        seed: of the random flips.
+
+    Returns:
+        Adjusted two-sided p of each column, float64, shape (K,). Never below 2 / 2**S
+        (above 15 seeds: 1 / (draws + 1)).
+
+    Raises:
+        ValueError: not a finite (S, K) array; draws below 1.
+    """
+    d = as_differences(differences, "differences", 2)
+    seeds, draws = len(d), as_count(draws, "draws")
+    norms = np.sqrt((d**2).sum(0))
+    scaled = np.divide(d, norms, out=np.zeros_like(d), where=norms > 0)
+    observed = np.abs(scaled.sum(0)) - 1e-12  # equal sums in another order must count as equal
+    exact = seeds <= EXACT_SEEDS
+    rng = np.random.default_rng(seed)
+    total = 2 ** (seeds - 1) if exact else draws  # flipping all signs changes no |t|: half the flips suffice
+    reached = np.zeros(d.shape[1])
+    for start in range(0, total, 4096):
+        numbers = np.arange(start, min(start + 4096, total))
+        signs = (1 - 2 * (numbers[:, None] >> np.arange(seeds) & 1) if exact
+                 else rng.choice([-1, 1], (len(numbers), seeds)))
+        largest = np.abs(signs @ scaled).max(1)
+        reached += (largest[:, None] >= observed).sum(0)
+    return reached / total if exact else (1 + reached) / (1 + total)
+
+
+def holm(p: ArrayLike) -> NDArray[np.float64]:
+    """Holm's step-down adjustment: p values that may be compared with one alpha for the whole family.
+
+    Args:
+        p: p values in [0, 1], shape (m,).
+
+    Returns:
+        Adjusted p values in the order given, float64, shape (m,).
+
+    Raises:
+        ValueError: not a non-empty list of numbers in [0, 1].
+    """
+    values = as_array(p, "p")
+    if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "iuf" or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"p={p!r}: expected a non-empty list of numbers in [0, 1]")
+    order = np.argsort(values, kind="stable")
+    adjusted = np.empty(len(values))
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)))
+    return adjusted
+
+
+class Equivalence(NamedTuple):
+    """Outcome of two one-sided tests: the mean, p of the pair, and the (1 - 2 alpha) interval it corresponds to."""
+
+    mean: float
+    p: float
+    low: float
+    high: float
+    equivalent: bool
+
+
+def equivalence_test(differences: ArrayLike, margin: float, level: Any = 0.95) -> Equivalence:
+    r"""Two one-sided paired t tests: is the mean difference inside :math:`(-\text{margin}, \text{margin})`?
+
+    The way to say 'no loss in top-1': a difference that is not significant shows nothing, an interval inside
+    a margin stated beforehand does.
+
+    Args:
+        differences: one number a seed, shape (S,).
+        margin: positive, in the unit of the differences.
+        level: 1 - alpha of each one-sided test.
+
+    Returns:
+        :class:`Equivalence`; ``equivalent`` is ``p <= alpha``. One seed shows nothing: p is 1.
+
+    Raises:
+        ValueError: no differences, NaN or inf among them; margin not positive; level out of range.
+    """
+    d, alpha = as_differences(differences, "differences", 1), float(1 - as_fraction(level, "level"))
+    if not margin > 0 or not math.isfinite(margin):
+        raise ValueError(f"margin={margin!r}: expected a positive number in the unit of the differences")
+    mean, n = float(d.mean()), len(d)
+    if n == 1:
+        return Equivalence(mean, 1.0, -math.inf, math.inf, False)
+    error = _sd(d) / math.sqrt(n)
+    gap = margin - abs(mean)  # to the nearer end of the margin, whose test has the larger p
+    p = float(distributions.t.sf(gap / error, n - 1)) if error > 0 else float(gap <= 0)
+    half = float(distributions.t.isf(alpha, n - 1)) * error
+    return Equivalence(mean, p, mean - half, mean + half, p <= alpha)
