@@ -6,6 +6,7 @@ paired comparison follows from it. Command line: ``python -m paperlib.records me
 
 import argparse
 import base64
+import fcntl
 import json
 import os
 import sys
@@ -155,6 +156,8 @@ def append(record: Record, path: Path | str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # sweeps side by side share this file; their lines must not mix
+        file.seek(0, os.SEEK_END)
         if file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":  # an earlier writer was cut off in mid-line

@@ -10,6 +10,7 @@ from paperlib.stats.bootstrap import (
     accuracy_curve,
     mean_interval,
     smallest_k_difference,
+    smallest_k_statistic,
     sup_t_band,
     two_way_bootstrap,
 )
@@ -26,5 +27,5 @@ from paperlib.stats.seeds import (
 __all__ = [
     "Band", "Equivalence", "Interval", "accuracy_curve", "certified_k", "clopper_pearson", "equivalence_test",
     "holm", "max_t_sign_flips", "mean_interval", "paired_t_interval", "smallest_k", "smallest_k_difference",
-    "smallest_k_interval", "sup_t_band", "two_way_bootstrap", "wilson",
+    "smallest_k_interval", "smallest_k_statistic", "sup_t_band", "two_way_bootstrap", "wilson",
 ]

@@ -49,7 +49,7 @@ def as_differences(values: ArrayLike, name: str, ndim: int) -> NDArray[np.float6
         raise ValueError(f"{name}: expected non-empty numbers of shape {shape}, "
                          f"got shape {array.shape}, dtype {array.dtype}")
     if not np.isfinite(array).all():
-        raise ValueError(f"{name}: expected finite numbers, got {np.count_nonzero(~np.isfinite(array))} NaN or inf")
+        raise ValueError(f"{name}: expected finite numbers, got {np.sum(~np.isfinite(array))} NaN or inf")
     return array.astype(np.float64)
 
 

@@ -1,11 +1,11 @@
 """Two-way bootstrap: both the training seeds and the test images are a sample.
 
 Seeds and images are crossed (every seed is tested on every image), so both are resampled, images jointly for
-all seeds and for both losses of a comparison. The variance between seed and image that belongs to neither alone enters
+all seeds and for both losses of a comparison. The variance that belongs to a pair of seed and image enters
 twice, which makes intervals a little wide (Owen 2007, the pigeonhole bootstrap). Few seeds make them narrow:
-S resampled seeds vary by (S - 1) / S too little, which is corrected here, but no resampling of 3 seeds
-reaches the width of a t quantile with 2 degrees of freedom. So paired t intervals on seed means stay
-primary; this is for curves and for quantities without a mean.
+the variance of S resampled seeds is too small by (S - 1) / S, which is corrected here, but no resampling of
+3 seeds reaches the width of a t quantile with 2 degrees of freedom. So paired t intervals over seeds stay
+primary; this is for curves and for quantities whose spread the images decide.
 """
 
 import math
@@ -54,10 +54,10 @@ def two_way_bootstrap(statistic: Callable[..., Any], *ranks: ArrayLike, draws: i
                       seed: int = 0) -> NDArray[np.float64]:
     r"""Replicates of the mean over seeds of a statistic, resampling seeds and images.
 
-    For one draw of images let :math:`f_s` be the statistic of seed s and :math:`\bar f` its mean over seeds; with
-    resampled seeds :math:`s^*` the replicate is :math:`\bar f + \sqrt{S/(S-1)}\,(\overline{f_{s^*}} - \bar f)`. The factor gives the
-    seed part its unbiased variance. With one seed only the images vary: the result then speaks about that
-    trained network and not about its loss.
+    For one draw of images let :math:`f_s` be the statistic of seed s, :math:`\bar f` its mean over the seeds
+    and :math:`f^*` its mean over resampled seeds. The replicate is :math:`\bar f + \sqrt{S/(S-1)}\,(f^* -
+    \bar f)`: the factor gives the seed part its unbiased variance. With one seed only the images vary: the
+    result then speaks about that trained network and not about its loss.
 
     Args:
         statistic: takes one seed's ranks, an int64 array (n,) for each array given, and returns a number or
@@ -82,15 +82,17 @@ def two_way_bootstrap(statistic: Callable[..., Any], *ranks: ArrayLike, draws: i
     replicates = []
     for _ in range(as_count(draws, "draws")):
         images = rng.integers(n, size=n)
-        values = np.array([statistic(*(array[s, images] for array in arrays)) for s in range(seeds)], dtype=np.float64)
+        values = np.array([statistic(*(array[s, images] for array in arrays)) for s in range(seeds)], float)
         mean = values.mean(0)
         replicates.append(mean + scale * (values[rng.integers(seeds, size=seeds)].mean(0) - mean))
     return np.array(replicates)
 
 
 def sup_t_band(estimate: ArrayLike, replicates: ArrayLike, level: Any = 0.95) -> Band:
-    r"""Simultaneous band of a curve: :math:`\hat\theta_k \pm c\,\text{sd}_k`, with c the level quantile of the largest deviation.
+    r"""Simultaneous band of a curve, from the largest standardised deviation of its replicates.
 
+    :math:`\hat\theta_k \pm c\,\text{sd}_k` with c the level quantile of
+    :math:`\max_k |\theta^*_k - \hat\theta_k| / \text{sd}_k`.
     The whole curve lies inside with the stated confidence, so any k may be read off it. Points that do not
     vary (accuracy at k = C) get no width.
 
@@ -139,12 +141,13 @@ def smallest_k_statistic(targets: tuple[Any, ...]) -> Callable[[NDArray[np.int64
     return statistic
 
 
-def smallest_k_difference(ranks_a: ArrayLike, ranks_b: ArrayLike, target: Any, level: Any = 0.95, draws: int = 2000,
-                          seed: int = 0) -> Band:
+def smallest_k_difference(ranks_a: ArrayLike, ranks_b: ArrayLike, target: Any, level: Any = 0.95,
+                          draws: int = 2000, seed: int = 0) -> Band:
     """How many candidates more A needs than B for a target accuracy, with an interval.
 
-    The mean over seeds of the difference of smallest k, paired by seed and image, with the percentile interval of
-    the two-way bootstrap. At a target of .99 some 1 % of the images decide, so expect it to be wide.
+    The mean over seeds of the difference of smallest k, paired by seed and image, with the percentile
+    interval of the two-way bootstrap. At a target of .99 one image in a hundred decides, so expect it to be
+    wide.
 
     Args:
         ranks_a: integer label ranks, shape (S, n).
@@ -161,5 +164,6 @@ def smallest_k_difference(ranks_a: ArrayLike, ranks_b: ArrayLike, target: Any, l
         ValueError: ranks that are not integers (S, n) of one shape; target or level out of range.
     """
     single = smallest_k_statistic((target,))
-    band = mean_interval(lambda a, b: single(a)[0] - single(b)[0], ranks_a, ranks_b, level=level, draws=draws, seed=seed)
+    band = mean_interval(lambda a, b: single(a)[0] - single(b)[0], ranks_a, ranks_b,
+                         level=level, draws=draws, seed=seed)
     return Band(*(float(value) for value in band))

@@ -16,12 +16,14 @@ from scipy import stats as distributions
 
 from paperlib.stats._check import as_array, as_count, as_fraction, as_ranks
 
+Floats = NDArray[np.float64]
+
 #: Beyond this many images a tie between two exact tails is settled in float64: the sum would take minutes.
 _EXACT_LIMIT = 100_000
 
 
 def smallest_k(ranks: ArrayLike, target: Any) -> int:
-    r"""The smallest k whose accuracy on these images reaches the target: the order statistic :math:`r_{(\lceil nt \rceil)}`.
+    r"""The smallest k whose accuracy on these images reaches the target t: :math:`r_{(\lceil nt \rceil)}`.
 
     Args:
         ranks: integer label ranks, shape (n,), 1 = top.
@@ -37,8 +39,8 @@ def smallest_k(ranks: ArrayLike, target: Any) -> int:
 def smallest_k_interval(ranks: ArrayLike, target: Any, level: Any = 0.95) -> tuple[int, int | None]:
     r"""Distribution-free interval for the smallest k that reaches a target accuracy on new images.
 
-    With :math:`\alpha = 1 - \text{level}`, :math:`l` and :math:`u - 1` the :math:`\alpha/2` and :math:`1 - \alpha/2`
-    quantiles of Binomial(n, target), the interval is :math:`[r_{(l)}, r_{(u)}]`. It covers with at least the
+    The interval is :math:`[r_{(l)}, r_{(u)}]`, where l and u - 1 are the :math:`\alpha/2` and :math:`1 -
+    \alpha/2` quantiles of Binomial(n, target) and :math:`\alpha` is 1 - level. It covers with at least the
     level whatever the distribution of the ranks (conservative, because ranks are discrete).
 
     Args:
@@ -47,8 +49,7 @@ def smallest_k_interval(ranks: ArrayLike, target: Any, level: Any = 0.95) -> tup
         level: confidence in (0, 1), two-sided.
 
     Returns:
-        ``(low, high)``. ``low`` is 1 where :math:`l = 0`; ``high`` is None where n images cannot bound k
-        (:math:`u > n`).
+        ``(low, high)``. ``low`` is 1 where l = 0; ``high`` is None where n images cannot bound k (u > n).
 
     Raises:
         ValueError: empty, non-integer or non-positive ranks; target or level out of range.
@@ -64,10 +65,11 @@ def smallest_k_interval(ranks: ArrayLike, target: Any, level: Any = 0.95) -> tup
 def certified_k(ranks: ArrayLike, target: Any, level: Any = 0.95) -> int | None:
     r"""The smallest k whose accuracy on new images is at least the target, with confidence ``level``.
 
-    The smallest k whose one-sided Clopper-Pearson lower bound reaches the target, that is, with c images of
-    rank at most k, :math:`P(\text{Binomial}(n, \text{target}) \ge c) \le 1 - \text{level}`. With n = 10,000 a target
-    of .99 leaves room for 83 errors and not 100. Testing k from the number of classes downwards is one fixed
-    sequence of tests, so the choice of k needs no further correction.
+    The smallest k whose one-sided Clopper-Pearson lower bound reaches the target t: with c images of rank at
+    most k, :math:`P(\text{Binomial}(n, t) \ge c) \le 1 - \text{level}`. With n = 10,000 a target of .99
+    leaves room
+    for 83 errors and not 100. Testing k from the number of classes downwards is one fixed sequence of tests,
+    so the choice of k needs no further correction.
 
     Args:
         ranks: integer label ranks of independent images, shape (n,), 1 = top.
@@ -102,7 +104,7 @@ def _binomial_quantile(level: Fraction, n: int, p: Fraction) -> int:
     return x
 
 
-def clopper_pearson(successes: ArrayLike, n: int, level: Any = 0.95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def clopper_pearson(successes: ArrayLike, n: int, level: Any = 0.95) -> tuple[Floats, Floats]:
     """Exact two-sided interval of a proportion; conservative.
 
     Args:
@@ -120,10 +122,10 @@ def clopper_pearson(successes: ArrayLike, n: int, level: Any = 0.95) -> tuple[ND
     # The Beta quantiles do not exist at 0 and n, where the interval ends at 0 and 1.
     low = distributions.beta.ppf(alpha / 2, np.maximum(count, 1), n - count + 1)
     high = distributions.beta.ppf(1 - alpha / 2, count + 1, np.maximum(n - count, 1))
-    return np.where(count == 0, 0.0, low), np.where(count == n, 1.0, high)
+    return np.where(count == 0, 0.0, low)[()], np.where(count == n, 1.0, high)[()]
 
 
-def wilson(successes: ArrayLike, n: int, level: Any = 0.95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def wilson(successes: ArrayLike, n: int, level: Any = 0.95) -> tuple[Floats, Floats]:
     """Score interval of a proportion: shorter than :func:`clopper_pearson`, at the level on average only.
 
     Arguments, result and errors as there.
@@ -134,7 +136,8 @@ def wilson(successes: ArrayLike, n: int, level: Any = 0.95) -> tuple[NDArray[np.
     centre, spread = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     scale = 1 + z**2 / n
     # At 0 and n the end is exactly 0 and 1; rounding must not leave it a hair away.
-    return (np.where(count == 0, 0.0, (centre - spread) / scale), np.where(count == n, 1.0, (centre + spread) / scale))
+    low, high = (centre - spread) / scale, (centre + spread) / scale
+    return np.where(count == 0, 0.0, low)[()], np.where(count == n, 1.0, high)[()]
 
 
 def _counts(successes: ArrayLike, n: int) -> tuple[NDArray[np.int64], int]:

@@ -31,8 +31,8 @@ class Interval(NamedTuple):
 def paired_t_interval(differences: ArrayLike, level: Any = 0.95, comparisons: int = 1) -> Interval:
     r"""Two-sided t interval for the mean of paired differences, Bonferroni-corrected.
 
-    :math:`\bar d \pm t_{S-1,\,1-\alpha/2m}\, s/\sqrt S` with :math:`\alpha = 1 - \text{level}`: all of m such intervals cover
-    together with at least the level.
+    :math:`\bar d \pm t_{S-1,\,1-\alpha/2m}\, s/\sqrt S` with :math:`\alpha` = 1 - level: m such intervals
+    cover all together with at least the level.
 
     Args:
         differences: one number a seed, shape (S,).
@@ -61,14 +61,14 @@ def _sd(d: NDArray[np.float64]) -> float:
 
 
 def max_t_sign_flips(differences: ArrayLike, draws: int = 100_000, seed: int = 0) -> NDArray[np.float64]:
-    r"""Sign-flip test of several paired comparisons at once, adjusted by the largest |t| (Westfall and Young).
+    r"""Sign-flip test of several paired comparisons at once, adjusted by the largest absolute t.
 
-    If a comparison has no effect, each seed's difference is as likely with the opposite sign. The signs of a
-    seed's whole row are flipped together, which keeps the dependence between columns; a column's p is the share
-    of flips whose largest \|t\| over all columns is at least the column's own. Family-wise error is controlled,
-    exactly and without a normal model. The statistic used is :math:`|\sum d| / \sqrt{\sum d^2}`, a monotone
-    function of \|t\| that is the same for every column and also defined where a column does not vary; a column
-    of zeros has 0.
+    If a comparison has no effect, each seed's difference is as likely with the opposite sign. A seed's whole
+    row is flipped at once, which keeps the dependence between columns; a column's p is the share of flips
+    whose largest absolute t over all columns is at least the column's own (Westfall and Young 1993, single
+    step). It controls the family-wise error without a normal model. The statistic used is :math:`|\sum d| /
+    \sqrt{\sum d^2}`, the same increasing function of the absolute t in every column, which is also defined
+    where a column does not vary; a column of zeros has 0.
 
     Args:
         differences: shape (S, K): S seeds, K comparisons (losses, values of k).
@@ -113,7 +113,7 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
         ValueError: not a non-empty list of numbers in [0, 1].
     """
     values = as_array(p, "p")
-    if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "iuf" or not ((values >= 0) & (values <= 1)).all():
+    if values.ndim != 1 or not values.size or values.dtype.kind not in "iuf" or not all((values >= 0) & (values <= 1)):
         raise ValueError(f"p={p!r}: expected a non-empty list of numbers in [0, 1]")
     order = np.argsort(values, kind="stable")
     adjusted = np.empty(len(values))
@@ -122,7 +122,7 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
 
 
 class Equivalence(NamedTuple):
-    """Outcome of two one-sided tests: the mean, p of the pair, and the (1 - 2 alpha) interval it corresponds to."""
+    """Outcome of two one-sided tests: the mean, the larger p, and the (1 - 2 alpha) interval of the mean."""
 
     mean: float
     p: float

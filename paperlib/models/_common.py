@@ -1,0 +1,34 @@
+"""Parts that the networks share."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Head(nn.Linear):
+    """A linear classifier that stays in float32 under autocast.
+
+    bfloat16 logits have 8 significant bits: among 100 classes many would tie, and the ranks with them.
+    """
+
+    def __init__(self, inputs: int, num_classes: int, *, bias: bool = True, scale: float = 1.0) -> None:
+        super().__init__(inputs, num_classes, bias=bias)
+        self.scale = scale
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C), float32, of features (B, inputs)."""
+        with torch.autocast(features.device.type, enabled=False):
+            return super().forward(features.float()) * self.scale
+
+
+def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    """A 3 x 3 convolution without bias, padded to keep the size at stride 1."""
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+
+
+def reject(model: str, **given: Any) -> None:
+    """Refuse settings that a model does not have, instead of ignoring them."""
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"model {model!r} takes no {name}: expected None, got {value!r}")

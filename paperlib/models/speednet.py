@@ -1,0 +1,60 @@
+"""A small network that trains in minutes on one CPU core, after the shape of airbench, :cite:t:`jordan2024airbench`."""
+
+import torch
+from torch import Tensor, nn
+
+from paperlib.models._common import Head, conv3x3, reject
+
+
+class SpeedNet(nn.Module):
+    """Frozen 2 x 2 whitening, three groups of two convolutions, global maximum, linear head.
+
+    Channels are ``width`` (64), 2 ``width`` and 4 ``width``. Convolutions start as the identity on their first
+    inputs. Call :meth:`prepare` with training images before training.
+    """
+
+    def __init__(self, input_shape: tuple[int, ...], num_classes: int, width: int | None = None,
+                 depth: int | None = None) -> None:
+        super().__init__()
+        reject("speednet", depth=depth)
+        channels, side = input_shape[0], min(input_shape[1:])
+        if side < 9:
+            raise ValueError(f"model 'speednet' halves its input three times after a 2 x 2 convolution: expected images "
+                             f"of at least 9 x 9 pixels, got shape {input_shape}")
+        width = 64 if width is None else width
+        filters = 2 * 4 * channels  # every principal direction of a 2 x 2 patch, and its negative
+        self.whiten = nn.Conv2d(channels, filters, 2, bias=False)
+        self.whiten.weight.requires_grad_(False)
+        sizes = [filters, width, 2 * width, 4 * width]
+        self.groups = nn.Sequential(*[self._group(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)])
+        # Features after a global maximum are large; a ninth keeps the first logits near zero.
+        self.head = Head(sizes[-1], num_classes, bias=False, scale=1 / 9)
+
+    @staticmethod
+    def _group(inputs: int, outputs: int) -> nn.Sequential:
+        first, second = conv3x3(inputs, outputs), conv3x3(outputs, outputs)
+        for conv in (first, second):
+            nn.init.dirac_(conv.weight.data[: conv.in_channels])
+        return nn.Sequential(first, nn.MaxPool2d(2), nn.BatchNorm2d(outputs), nn.ReLU(),
+                             second, nn.BatchNorm2d(outputs), nn.ReLU())
+
+    @torch.no_grad()
+    def prepare(self, images: Tensor, eps: float = 5e-4) -> None:
+        """Set the whitening filters to the principal directions of the 2 x 2 patches of ``images``.
+
+        Args:
+            images: normalised training images, float32 (B, channels, H, W).
+            eps: added to the variances, so that flat directions are not blown up.
+        """
+        patches = images.float().unfold(2, 2, 1).unfold(3, 2, 1)  # (B, channels, H - 1, W - 1, 2, 2)
+        flat = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, images.shape[1] * 4).double()
+        covariance = flat.T @ flat / len(flat)
+        variances, directions = torch.linalg.eigh(covariance)
+        # eigh leaves the sign open; fixing it keeps a run the same across LAPACK versions.
+        directions = directions * directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
+        filters = (directions / (variances + eps).sqrt()).T.reshape(-1, images.shape[1], 2, 2)
+        self.whiten.weight.copy_(torch.cat([filters, -filters]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of images (B, channels, H, W)."""
+        return self.head(self.groups(torch.relu(self.whiten(images))).amax(dim=(2, 3)))

@@ -1,0 +1,192 @@
+"""Run what a grid still misses: ``python -m paperlib.sweep GRID --out PATH --budget-minutes M --jobs N``.
+
+Cells run in the grid's order. A finished one is on disk at once; one that was killed goes on from its last checkpoint;
+one that failed is written down under ``failed/`` and the others go on. Several sweeps, also on a shared disk, may
+work on one PATH: a lock per cell, which dies with its process, keeps them apart.
+"""
+
+import argparse
+import fcntl
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from paperlib import grids, records
+from paperlib.grids import Cell
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a sweep writes: a folder of records, or one append-only ``.jsonl`` file."""
+
+    path: Path
+
+    @property
+    def single_file(self) -> bool:
+        """Whether all records share one file."""
+        return self.path.suffix == ".jsonl"
+
+    @property
+    def work(self) -> Path:
+        """Checkpoints and locks: hidden, beside the records, of no interest afterwards."""
+        return self.path.with_name(f".{self.path.name}.work") if self.single_file else self.path / ".work"
+
+    @property
+    def failed(self) -> Path:
+        """One report per failed cell."""
+        return self.work / "failed"
+
+    def prepare(self) -> None:
+        """Fail now rather than after the first cell if nothing can be written here."""
+        try:
+            self.failed.mkdir(parents=True, exist_ok=True)
+            records.write_atomically(self.work / "probe", "")
+            (self.work / "probe").unlink()
+        except OSError as error:
+            raise OSError(f"cannot write to {self.path}: {error}. Expected a folder, or a name ending in .jsonl, in a "
+                          "place where files can be created.") from error
+
+    def has(self, run_id: str) -> bool:
+        """Whether a record of this run is there, and sound."""
+        if self.single_file:
+            return self.path.exists() and any(record.run_id == run_id for record in records.read_lines(self.path))
+        path = self.path / f"{run_id}.json"
+        return path.exists() and records.read(path).run_id == run_id
+
+    def add(self, record: records.Record) -> None:
+        """Put a finished record on disk."""
+        if self.single_file:
+            records.append(record, self.path)
+        else:
+            records.write(record, self.path)
+
+    @contextmanager
+    def claim(self, run_id: str) -> Iterator[bool]:
+        """Whether this process got the cell. The lock goes when the process does, however it ends."""
+        with open(self.work / f"{run_id}.lock", "w", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+
+def run(cells: Sequence[Cell], output: Output, *, stop: Callable[[], bool] = lambda: False,
+        commit: str | None = None, device: str | None = None, quiet: bool = False) -> list[Cell]:
+    """Run every cell without a record until ``stop`` says so; returns the cells that failed."""
+    from paperlib import train  # torch is not needed to list what is missing
+
+    failed = []
+    for cell in cells:
+        if stop():
+            break
+        run_id = cell.config.run_id
+        report = output.failed / f"{run_id}.json"
+        with output.claim(run_id) as claimed:
+            if not claimed:
+                continue
+            try:
+                if output.has(run_id):
+                    continue
+                say(f"{cell.grid}: {run_id} {cell.setup}/{cell.variant}/seed {cell.seed}", quiet)
+                checkpoint = output.work / f"{run_id}.pt"
+                record = train.train(cell.config, device=device, checkpoint=checkpoint, stop=stop, commit=commit,
+                                     quiet=quiet)
+                output.add(record)
+                checkpoint.unlink(missing_ok=True)
+                report.unlink(missing_ok=True)
+            except train.TrainingInterruptedError as interruption:
+                say(str(interruption), quiet)
+                break
+            except Exception as error:  # one broken cell must not cost the others
+                failed.append(cell)
+                say(f"{run_id} failed: {error}", quiet)
+                where = error.where if isinstance(error, train.TrainingDivergedError) else {}
+                records.write_atomically(report, json.dumps({
+                    "run_id": run_id, "cell": f"{cell.setup}/{cell.variant}/seed {cell.seed}", "where": where,
+                    "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}, indent=1) + "\n")
+    return failed
+
+
+def say(text: str, quiet: bool = False) -> None:
+    """One line of progress."""
+    if not quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+def run_side_by_side(arguments: list[str], jobs: int) -> int:
+    """The same sweep in several processes, one thread each; they share the cells out by their locks."""
+    jobs = min(jobs, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    command = [sys.executable, "-m", "paperlib.sweep", *arguments, "--jobs", "1"]
+    workers = [subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) for _ in range(jobs)]
+    stop = StopRequest()
+    while any(worker.poll() is None for worker in workers):
+        if stop.asked:
+            for worker in workers:
+                worker.terminate()  # each saves its checkpoint and ends
+            stop.asked = False
+        time.sleep(0.2)
+    return max(abs(worker.returncode) for worker in workers)
+
+
+class StopRequest:
+    """Whether SIGTERM or Ctrl-C came, or the time is up: a reason to stop cleanly, not to die."""
+
+    def __init__(self, deadline: float = math.inf) -> None:
+        self.deadline, self.asked = deadline, False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+    def __call__(self) -> bool:
+        """Whether to stop now."""
+        return self.asked or time.monotonic() > self.deadline
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; 0 unless a cell failed (1) or the arguments or the output are unusable (2)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(prog="python -m paperlib.sweep", description=__doc__)
+    parser.add_argument("grid", help="name of a grid, or the path of a .toml file")
+    parser.add_argument("--out", required=True, type=Path, help="folder of records, or a .jsonl file")
+    parser.add_argument("--budget-minutes", type=float, default=math.inf, help="stop cleanly after this long")
+    parser.add_argument("--jobs", type=int, default=1, help="processes side by side; never more than free cores")
+    parser.add_argument("--commit", help="commit to name in the records where there is no git")
+    parser.add_argument("--device", help="torch device; default CUDA where there is one")
+    parser.add_argument("--limit", type=int, help="only the first cells of the grid")
+    options = parser.parse_args(arguments)
+    output = Output(options.out)
+    try:
+        cells = grids.load(options.grid).cells[: options.limit]
+        output.prepare()
+    except (OSError, ValueError) as error:
+        say(str(error))
+        return 2
+    if options.jobs > 1:
+        return run_side_by_side(arguments, options.jobs)
+    stop = StopRequest(time.monotonic() + 60 * options.budget_minutes)
+    failed = run(cells, output, stop=stop, commit=options.commit, device=options.device)
+    for cell in failed:
+        report = output.failed / f"{cell.config.run_id}.json"
+        say(f"FAILED {cell.config.run_id} {cell.setup}/{cell.variant}/seed {cell.seed}: see {report}")
+    left = sum(not output.has(cell.config.run_id) for cell in cells)
+    say(f"{options.grid}: {len(cells) - left} of {len(cells)} cells have a record in {output.path}, "
+        f"{len(failed)} failed here")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,320 @@
+"""The one training loop: ``fit`` for objects that exist, ``train`` for a configuration."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paperlib import data, environment, losses, metrics, models, schedules
+from paperlib.checkpoint import Checkpoint, State
+from paperlib.config import PROTOCOL, RunConfig
+from paperlib.data import EvaluationLoader, Normalizer, Splits, TrainLoader
+from paperlib.progress import Progress
+from paperlib.records import SCHEMA, Record, encode_ranks
+from paperlib.seeding import derive
+
+Loss = Callable[..., Tensor]
+#: Steps after a start or resume that no rate counts: allocators and kernel caches fill.
+WARMUP_STEPS = 5
+#: Weight of one batch in the running top-k accuracy of the schedule "tracked".
+TRACKING_RATE = 0.01
+
+
+class TrainingDivergedError(ArithmeticError):
+    """Logits or loss left the finite numbers; ``where`` says in which run, epoch and step."""
+
+    def __init__(self, where: dict[str, Any]) -> None:
+        super().__init__("training diverged: " + ", ".join(f"{key} {value}" for key, value in where.items())
+                         + ". Expected finite logits and loss; a lower lr or a longer warmup usually helps.")
+        self.where = where
+
+
+class TrainingInterruptedError(RuntimeError):
+    """Asked to stop before the end; the checkpoint holds everything up to now."""
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """What ``fit`` may see. The test images are not among it."""
+
+    train: TrainLoader
+    validation: EvaluationLoader
+
+
+def fit(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, *, checkpoint: Checkpoint | None = None,
+        stop: Callable[[], bool] | None = None, quiet: bool = False) -> State:
+    """Train ``model`` in place, resuming from ``checkpoint`` if that exists.
+
+    Args:
+        model: on the device to train on; logits (B, C) for a batch of inputs.
+        loss: ``loss(logits, labels)``; where the schedule moves it, also ``strength=`` as a 0-d tensor.
+        loaders: training and validation batches.
+        config: optimiser, schedules, epochs and precision are read from it.
+        checkpoint: written by time; with it a killed run goes on exactly where it was.
+        stop: asked after every step; True saves a checkpoint and stops.
+        quiet: print nothing.
+
+    Returns:
+        The final state, with one history entry an epoch.
+
+    Raises:
+        TrainingDivergedError: a logit or the loss is not finite (seen at once on CPU, at the end of the epoch on CUDA,
+            where looking earlier would stall the device).
+        TrainingInterruptedError: ``stop`` said so.
+    """
+    device = next(model.parameters()).device
+    optimizer = make_optimizer(model, config)
+    state = (checkpoint.restore(model, optimizer) if checkpoint else State()).to(device)
+    steps, k = len(loaders.train), shown_k(config)
+    total = config.epochs * steps
+    progress = Progress(f"{config.loss} {config.run_id}", total, state.epoch * steps + state.step, quiet=quiet)
+    clock = Clock(device, state.timing, loaders.train.batch_size)
+    for epoch in range(state.epoch, config.epochs):
+        resolution = schedules.resolution(config, epoch)
+        model.train()
+        for inputs, labels in loaders.train.epoch(epoch, state.step, resolution):
+            done = epoch * steps + state.step
+            lr = set_learning_rate(optimizer, schedules.learning_rate(config, done, total))
+            strength = strength_now(config, (done + 0.5) / total, state.tracked)
+            with autocast(device, config):
+                logits = model(inputs)
+            check_finite(logits, config, epoch, state.step, lr)
+            value = loss(logits, labels) if strength is None else loss(logits, labels, strength=strength)
+            check_finite(value, config, epoch, state.step, lr)
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            count(state, logits.detach(), labels, value.detach(), k)
+            state.step += 1
+            clock.tick()
+            progress.step()
+            stopping = stop is not None and stop()
+            if checkpoint and (checkpoint.due or stopping):
+                clock.pause()
+                checkpoint.save(model, optimizer, state)
+            if stopping:
+                progress.close()
+                raise TrainingInterruptedError(f"run {config.run_id} stopped as asked, in epoch {epoch + 1}")
+        clock.pause()
+        last = {"epoch": epoch + 1, "progress": (epoch + 1) / config.epochs, "lr": lr,
+                "strength": None if strength is None else float(strength), "resolution": resolution}
+        state.history.append(last | epoch_results(model, loss, loaders, config, state))
+        progress.epoch(state.history[-1], config.epochs)
+        state.epoch, state.step, state.sums = epoch + 1, 0, torch.zeros_like(state.sums)
+    progress.close()
+    return state
+
+
+def train(config: RunConfig, **options: Any) -> Record:
+    """Train and evaluate one configuration; ``options`` as for :func:`trained`."""
+    return trained(config, **options)[0]
+
+
+def trained(config: RunConfig, *, device: torch.device | str | None = None, checkpoint: Path | str | None = None,
+            stop: Callable[[], bool] | None = None, commit: str | None = None, threads: int = 1,
+            quiet: bool = False) -> tuple[Record, nn.Module, Splits]:
+    """Train one configuration and return the record, the network and the data.
+
+    Args:
+        config: the run.
+        device: None for CUDA where there is one, else the CPU.
+        checkpoint: file to resume from and to save to; None: never saved.
+        stop: asked after every step; True saves a checkpoint and stops.
+        commit: stands in for git in the record.
+        threads: of torch on the CPU. One: on shared cores more threads wait for each other.
+        quiet: print nothing.
+
+    Raises:
+        ValueError: data set, model, loss or one of their options is unknown or out of range.
+        data.DataError: the data set is missing or corrupt.
+        TrainingDivergedError: see :func:`fit`.
+        TrainingInterruptedError: see :func:`fit`.
+    """
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    loss = make_loss(config)
+    with torch_threads(threads):
+        splits = data.splits(config)
+        normalizer = Normalizer(splits.mean, splits.std, place)
+        loaders = Loaders(
+            TrainLoader(splits.train, normalizer, place, batch_size=config.batch_size, seed=config.seed,
+                        augment=config.augment, flip=splits.flip),
+            EvaluationLoader(splits.validation, normalizer, place))
+        model = make_model(config, splits, normalizer, place)
+        saved = Checkpoint(checkpoint, config.run_id) if checkpoint else None
+        state = fit(model, loss, loaders, config, checkpoint=saved, stop=stop, quiet=quiet)
+        test = EvaluationLoader(splits.test, normalizer, place) if config.evaluate_test else None
+        record = Record(
+            schema=SCHEMA, run_id=config.run_id, protocol=PROTOCOL, config=config.to_dict(),
+            code=environment.code(commit), environment=environment.describe(place),
+            data={"checksum": splits.checksum, "train": len(splits.train), "validation": len(splits.validation),
+                  "test": len(splits.test), "num_classes": splits.num_classes, "label_flips": splits.label_flips},
+            history=state.history, timing=summarize_timing(state.timing),
+            validation=evaluate(model, loss, loaders.validation, config),
+            test=evaluate(model, loss, test, config) if test else None)
+    return record, model, splits
+
+
+def make_loss(config: RunConfig) -> losses.BoundLoss:
+    """The configuration's loss with its options; k is required exactly where the loss takes one."""
+    takes_k = "k" in losses.options(config.loss)
+    if takes_k != (config.k is not None):
+        raise ValueError(f"k={config.k!r} with loss {config.loss!r}: expected "
+                         + ("a whole number" if takes_k else "None, since this loss takes no k"))
+    return losses.get(config.loss, **({"k": config.k} if takes_k else {}), **config.loss_options)
+
+
+def make_model(config: RunConfig, splits: Splits, normalizer: Normalizer, device: torch.device) -> nn.Module:
+    """The configuration's network, initialised from its seed, on ``device`` in channels_last."""
+    sample = normalizer(splits.train.inputs[:2000].to(device))
+    model = models.build(config.model, tuple(sample.shape[1:]), splits.num_classes, width=config.width,
+                         depth=config.depth, seed=derive(config.seed, "initialisation"))
+    model = model.to(device)
+    if sample.dim() == 4:
+        model = model.to(memory_format=torch.channels_last)
+    models.prepare(model, sample)
+    return model
+
+
+def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum; matrices and filters decay, biases and normalisation learn faster instead."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [{"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay, "factor": 1.0},
+              {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0,
+               "factor": config.bias_lr_factor}]
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> float:
+    """Set every group to ``lr`` times its factor; returns ``lr``."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["factor"]
+    return lr
+
+
+def strength_now(config: RunConfig, progress: float, tracked: Tensor) -> Tensor | None:
+    """Strength of the transition at this step, 0-d on the device of ``tracked``; None where the loss has none."""
+    if config.loss != "topk_transition":
+        return None
+    full = config.loss_options.get("strength", losses.options(config.loss)["strength"])
+    if config.strength_schedule == "tracked":
+        return full * tracked
+    return torch.full_like(tracked, full * schedules.strength_factor(config, progress, 0.0))
+
+
+def shown_k(config: RunConfig) -> int:
+    """The k of the top-k accuracy in the history: the loss's own, else 5."""
+    return config.k or 5
+
+
+def count(state: State, logits: Tensor, labels: Tensor, value: Tensor, k: int) -> None:
+    """Add one batch to the epoch's sums, without waiting for the device."""
+    ahead = (logits > logits.gather(1, labels.unsqueeze(1))).sum(dim=1)
+    hits = torch.stack([(ahead < 1).sum(), (ahead < k).sum()]).double()
+    state.sums += torch.cat([value.double().reshape(1) * len(labels), hits])
+    state.tracked += TRACKING_RATE * (hits[1] / len(labels) - state.tracked)
+
+
+def check_finite(value: Tensor, config: RunConfig, epoch: int, step: int, lr: float) -> None:
+    """Stop at the first number that is not finite; on CUDA only :func:`epoch_results` looks."""
+    if value.device.type == "cpu" and not bool(value.isfinite().all()):
+        raise TrainingDivergedError({"run_id": config.run_id, "loss": config.loss, "epoch": epoch + 1,
+                                     "step": step + 1, "lr": lr})
+
+
+def epoch_results(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, state: State) -> dict[str, Any]:
+    """Training averages of the epoch and, when it is due, validation."""
+    seen = len(loaders.train) * loaders.train.batch_size
+    mean_loss, top1, topk = (state.sums / seen).tolist()
+    if not math.isfinite(mean_loss):
+        raise TrainingDivergedError({"run_id": config.run_id, "loss": config.loss, "epoch": state.epoch + 1})
+    entry: dict[str, Any] = {"train_loss": mean_loss, "train_top1": top1, "train_topk": topk, "validation_loss": None,
+                             "validation_top1": None, "validation_topk": None}
+    epoch = state.epoch + 1
+    if epoch % config.evaluate_every == 0 or epoch == config.epochs:
+        started = time.perf_counter()
+        logits, labels = predict(model, loaders.validation, config)
+        ranks = metrics.label_ranks(logits, labels)
+        entry |= {"validation_loss": float(loss(logits, labels)), "validation_top1": float((ranks <= 1).double().mean()),
+                  "validation_topk": float((ranks <= shown_k(config)).double().mean())}
+        state.timing["evaluation_seconds"] += time.perf_counter() - started
+    return entry
+
+
+@torch.no_grad()
+def predict(model: nn.Module, loader: EvaluationLoader, config: RunConfig) -> tuple[Tensor, Tensor]:
+    """Logits (n, C) float32 and labels (n,) of every sample, in order."""
+    model.eval()
+    logits = []
+    for inputs, _ in loader:
+        with autocast(inputs.device, config):
+            logits.append(model(inputs).float())
+    return torch.cat(logits), loader.labels
+
+
+def evaluate(model: nn.Module, loss: Loss, loader: EvaluationLoader, config: RunConfig) -> dict[str, Any]:
+    """What a record keeps of a split: the label's rank for every image, losses and calibration."""
+    logits, labels = predict(model, loader, config)
+    return {"n": len(labels), "num_classes": logits.shape[1], "loss": float(loss(logits, labels)),
+            "nll": metrics.negative_log_likelihood(logits, labels),
+            "ece": metrics.expected_calibration_error(logits, labels),
+            "ranks": encode_ranks(metrics.label_ranks(logits, labels).cpu().numpy())}
+
+
+def autocast(device: torch.device, config: RunConfig) -> torch.autocast:
+    """bfloat16 where the configuration asks for it."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
+
+
+class Clock:
+    """Wall and CPU seconds of training steps, synchronised with the device, first steps left out."""
+
+    def __init__(self, device: torch.device, timing: dict[str, float], batch_size: int) -> None:
+        self.device, self.timing, self.batch_size = device, timing, batch_size
+        self.left, self.images, self.started = WARMUP_STEPS, 0, None  # type: int, int, tuple[float, float] | None
+
+    def tick(self) -> None:
+        """A step ended."""
+        if self.left:
+            self.left -= 1
+            self.timing["warmup_steps"] += 1
+        elif self.started is not None:
+            self.images += self.batch_size
+        if self.started is None and not self.left:
+            self.started = self._now()
+
+    def pause(self) -> None:
+        """Add what ran since the last pause; the next tick starts again."""
+        if self.started is not None:
+            wall, cpu = self._now()
+            self.timing["train_seconds"] += wall - self.started[0]
+            self.timing["train_cpu_seconds"] += cpu - self.started[1]
+            self.timing["timed_images"] += self.images
+        self.images, self.started = 0, None
+
+    def _now(self) -> tuple[float, float]:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter(), time.process_time()
+
+
+def summarize_timing(timing: dict[str, float]) -> dict[str, Any]:
+    """The record's timing: seconds of the timed steps, and the rate in images per second."""
+    seconds = timing["train_seconds"]
+    return {**timing, "images_per_second": timing["timed_images"] / seconds if seconds else None}
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Set torch's CPU threads and put them back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
