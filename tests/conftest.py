@@ -1,8 +1,13 @@
-"""What all tests share: where the project is, one thread a process, and the book, built once."""
+"""What all tests share: where the project is, one thread a process, and the report, built once."""
 
 from __future__ import annotations
 
 import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,7 +18,32 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@dataclass(frozen=True)
+class Book:
+    """A build of the report: its pages and what the build had to say."""
+
+    html: Path
+    log: str
+    exit_code: int
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The folder of the project."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def book(tmp_path_factory: pytest.TempPathFactory) -> Book:
+    """The report, built once by the command of ``make book`` into a folder of its own."""
+    (command,) = re.findall(r"^\t\$\(BIN\)/(jupyter-book build .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    program, *arguments = shlex.split(command)
+    folder = tmp_path_factory.mktemp("book")
+    build = subprocess.run(
+        [str(Path(sys.executable).with_name(program)), *arguments, "--path-output", str(folder)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return Book(folder / "_build" / "html", build.stdout, build.returncode)
