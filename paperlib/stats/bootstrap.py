@@ -55,9 +55,9 @@ def two_way_bootstrap(statistic: Callable[..., Any], *ranks: ArrayLike, draws: i
     r"""Replicates of the mean over seeds of a statistic, resampling seeds and images.
 
     For one draw of images let :math:`f_s` be the statistic of seed s, :math:`\bar f` its mean over the seeds
-    and :math:`f^*` its mean over resampled seeds. The replicate is :math:`\bar f + \sqrt{S/(S-1)}\,(f^* -
-    \bar f)`: the factor gives the seed part its unbiased variance. With one seed only the images vary: the
-    result then speaks about that trained network and not about its loss.
+    and :math:`f^*` its mean over resampled seeds. The replicate is
+    :math:`\bar f + \sqrt{S/(S-1)}\,(f^* - \bar f)`: the factor gives the seed part its unbiased variance.
+    With one seed only the images vary: the result then speaks about that trained network, not its loss.
 
     Args:
         statistic: takes one seed's ranks, an int64 array (n,) for each array given, and returns a number or
@@ -145,9 +145,8 @@ def smallest_k_difference(ranks_a: ArrayLike, ranks_b: ArrayLike, target: Any, l
                           draws: int = 2000, seed: int = 0) -> Band:
     """How many candidates more A needs than B for a target accuracy, with an interval.
 
-    The mean over seeds of the difference of smallest k, paired by seed and image, with the percentile
-    interval of the two-way bootstrap. At a target of .99 one image in a hundred decides, so expect it to be
-    wide.
+    The mean over seeds of the difference of smallest k paired by seed and image, with a percentile interval
+    from the two-way bootstrap. At a target of .99 one image in a hundred decides: expect it to be wide.
 
     Args:
         ranks_a: integer label ranks, shape (S, n).

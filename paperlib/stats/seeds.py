@@ -66,9 +66,9 @@ def max_t_sign_flips(differences: ArrayLike, draws: int = 100_000, seed: int = 0
     If a comparison has no effect, each seed's difference is as likely with the opposite sign. A seed's whole
     row is flipped at once, which keeps the dependence between columns; a column's p is the share of flips
     whose largest absolute t over all columns is at least the column's own (Westfall and Young 1993, single
-    step). It controls the family-wise error without a normal model. The statistic used is :math:`|\sum d| /
-    \sqrt{\sum d^2}`, the same increasing function of the absolute t in every column, which is also defined
-    where a column does not vary; a column of zeros has 0.
+    step). It controls the family-wise error without a normal model. The statistic used is
+    :math:`|\sum d| / \sqrt{\sum d^2}`, the same increasing function of the absolute t in every column,
+    which is also defined where a column does not vary; a column of zeros has 0.
 
     Args:
         differences: shape (S, K): S seeds, K comparisons (losses, values of k).
@@ -113,7 +113,8 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
         ValueError: not a non-empty list of numbers in [0, 1].
     """
     values = as_array(p, "p")
-    if values.ndim != 1 or not values.size or values.dtype.kind not in "iuf" or not all((values >= 0) & (values <= 1)):
+    numbers = values.ndim == 1 and values.size > 0 and values.dtype.kind in "iuf"
+    if not (numbers and values.min() >= 0 and values.max() <= 1):
         raise ValueError(f"p={p!r}: expected a non-empty list of numbers in [0, 1]")
     order = np.argsort(values, kind="stable")
     adjusted = np.empty(len(values))
