@@ -70,8 +70,8 @@ class Checkpoint:
         except Exception as error:
             raise ValueError(f"{self.path} is not a readable checkpoint ({error}): delete it to start over") from error
         if found != (self.run_id, PROTOCOL):
-            raise ValueError(f"{self.path} belongs to run {found[0]}, protocol {found[1]}: expected run {self.run_id}, "
-                             f"protocol {PROTOCOL}; delete it to start over")
+            raise ValueError(f"{self.path} belongs to run {found[0]}, protocol {found[1]}: expected run "
+                             f"{self.run_id}, protocol {PROTOCOL}; delete it to start over")
         model.load_state_dict(content["model"])
         optimizer.load_state_dict(content["optimizer"])
         state = State(**content["state"])

@@ -126,6 +126,6 @@ def _check_type(name: str, value: Any, annotation: str) -> None:
     if value is None and "None" in annotation:
         return
     wanted = annotation.split("[")[0].split(" |")[0]
-    kinds = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict}[wanted]
-    if not isinstance(value, kinds) or (isinstance(value, bool) and wanted != "bool"):
+    kinds: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict}
+    if not isinstance(value, kinds[wanted]) or (isinstance(value, bool) and wanted != "bool"):
         raise ValueError(f"{name}={value!r} is a {type(value).__name__}: expected {annotation}")

@@ -115,5 +115,5 @@ def _check_pair(logits: "Tensor", labels: "Tensor") -> None:
                          f"({logits.shape[0]},)")
     if bool(logits.isnan().any()):
         raise ValueError("logits hold NaN: expected numbers, or -inf for classes left out")
-    if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < logits.shape[1]):
+    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]):
         raise ValueError(f"labels lie in {int(labels.min())}..{int(labels.max())}: expected 0..{logits.shape[1] - 1}")

@@ -113,9 +113,9 @@ def run(cells: Sequence[Cell], output: Output, *, stop: Callable[[], bool] = lam
                 failed.append(cell)
                 say(f"{run_id} failed: {error}", quiet)
                 where = error.where if isinstance(error, train.TrainingDivergedError) else {}
-                records.write_atomically(report, json.dumps({
-                    "run_id": run_id, "cell": f"{cell.setup}/{cell.variant}/seed {cell.seed}", "where": where,
-                    "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}, indent=1) + "\n")
+                content = {"run_id": run_id, "cell": f"{cell.setup}/{cell.variant}/seed {cell.seed}", "where": where,
+                           "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+                records.write_atomically(report, json.dumps(content, indent=1) + "\n")
     return failed
 
 

@@ -240,7 +240,8 @@ def epoch_results(model: nn.Module, loss: Loss, loaders: Loaders, config: RunCon
         started = time.perf_counter()
         logits, labels = predict(model, loaders.validation, config)
         ranks = metrics.label_ranks(logits, labels)
-        entry |= {"validation_loss": float(loss(logits, labels)), "validation_top1": float((ranks <= 1).double().mean()),
+        entry |= {"validation_loss": float(loss(logits, labels)),
+                  "validation_top1": float((ranks <= 1).double().mean()),
                   "validation_topk": float((ranks <= shown_k(config)).double().mean())}
         state.timing["evaluation_seconds"] += time.perf_counter() - started
     return entry

@@ -1,5 +1,6 @@
 """Synthetic families whose class probabilities are known in closed form."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -49,7 +50,7 @@ def synthetic(family: str | None, options: dict[str, Any], seed: int) -> Source:
     options = dict(options)
     n = options.pop("n", 4_000)
     probabilities = FAMILIES[family]
-    valid = list(probabilities.__kwdefaults__)
+    valid = list(inspect.signature(probabilities).parameters)[1:]
     if unknown := [key for key in options if key not in valid]:
         raise ValueError(f"unknown option {unknown[0]!r} of family {family!r}: expected n, {', '.join(valid)}")
     draws = [_draw(probabilities, options, size, seed, part)

@@ -1,4 +1,4 @@
-"""The smooth top-k SVM: a soft maximum over all subsets of k classes, computed with elementary symmetric polynomials."""
+"""The smooth top-k SVM: a soft maximum over all sets of k classes, by elementary symmetric polynomials."""
 
 import math
 
@@ -18,12 +18,13 @@ def smooth_topk_svm(logits: Tensor, labels: Tensor, *, k: int = 5, tau: float = 
         L = \tau \log \sum_{|A| = k} \exp\frac{\alpha [y \notin A] + \frac1k \sum_{j \in A} s_j}{\tau}
           - \tau \log \sum_{|A| = k,\, y \in A} \exp\frac{\frac1k \sum_{j \in A} s_j}{\tau}
 
-    with :math:`\alpha` = ``margin``. As :math:`\tau \to 0` it tends to :math:`(\alpha + (s_{\setminus y,[k]} - s_y) / k)_+`:
-    scores are divided by k, so the margin is worth :math:`k \alpha` in logits. Smooth, convex only for k = 1, and
-    every class receives gradient. Source: :cite:t:`berrada2018smooth`. Computed as
-    :math:`\tau\,\mathrm{softplus}(\alpha/\tau + \log e_k - \log e_{k-1} - s_y/(k\tau))` with the elementary symmetric
-    polynomials :math:`e_i` of :math:`\exp(s_j/(k\tau))` over the other classes, by a scaled tree of polynomial products
-    that never subtracts.
+    with :math:`\alpha` = ``margin``. As :math:`\tau \to 0` it tends to
+    :math:`(\alpha + (s_{\setminus y,[k]} - s_y) / k)_+`: scores are divided by k, so the margin is worth
+    :math:`k \alpha` in logits. Smooth, convex only for k = 1, and every class receives gradient.
+    Source: :cite:t:`berrada2018smooth`. Computed as
+    :math:`\tau\,\mathrm{softplus}(\alpha/\tau + \log e_k - \log e_{k-1} - s_y/(k\tau))` with the elementary
+    symmetric polynomials :math:`e_i` of :math:`\exp(s_j/(k\tau))` over the other classes, by a scaled tree of
+    polynomial products that never subtracts.
 
     Args:
         logits: scores :math:`s`, float, (N, C) or (N, C, d...). ``-inf`` leaves a class out.

@@ -1,4 +1,4 @@
-"""A small network that trains in minutes on one CPU core, after the shape of airbench, :cite:t:`jordan2024airbench`."""
+"""A small network that trains in minutes on one CPU core, shaped after airbench, :cite:t:`jordan2024airbench`."""
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,8 @@ class SpeedNet(nn.Module):
         reject("speednet", depth=depth)
         channels, side = input_shape[0], min(input_shape[1:])
         if side < 9:
-            raise ValueError(f"model 'speednet' halves its input three times after a 2 x 2 convolution: expected images "
-                             f"of at least 9 x 9 pixels, got shape {input_shape}")
+            raise ValueError(f"model 'speednet' halves its input three times after a 2 x 2 convolution: expected "
+                             f"images of at least 9 x 9 pixels, got shape {input_shape}")
         width = 64 if width is None else width
         filters = 2 * 4 * channels  # every principal direction of a 2 x 2 patch, and its negative
         self.whiten = nn.Conv2d(channels, filters, 2, bias=False)
