@@ -1,10 +1,10 @@
-"""Runs every chapter of the report and records its outputs in tests/recorded, where nbval compares against them.
+"""Runs every chapter of the report and records its outputs in tests/recorded, for nbval to compare with.
 
     python tests/record.py             all chapters
     python tests/record.py 01-losses   the named ones
 
-A twin holds the same cells as its chapter, with fixed ids, no timings and no images (nbval compares none): what changes in it is
-what changed in the report, so read the difference before you commit it.
+A twin holds the same cells as its chapter, with fixed ids, no timings and no images (nbval compares none): what
+changes in it is what changed in the report, so read the difference before you commit it.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import yaml
 from bs4 import BeautifulSoup
 from pages import pages
 
-# What may stand in the text although it looks like a result: levels and targets, which are chosen and not measured, ...
+# What may stand in the text although it looks like a result: levels and targets, which are chosen, ...
 LEVELS = {"1", "5", "10", "20", "50", "80", "90", "95", "97.5", "99", "99.9", "100"}
 # ... and, page by page, single numbers, each with the reason.
 ALLOWED: dict[str, dict[str, str]] = {}
@@ -44,21 +44,22 @@ def test_equations_need_no_network(config):
 
 
 def test_the_build_is_strict(root):
-    (line,) = [line for line in (root / "Makefile").read_text().splitlines() if "jupyter-book build" in line][-1:]
-    assert {"-W", "-n", "--keep-going", "--all"} <= set(line.split())
+    (options,) = re.findall(r"^\t\$\(BIN\)/jupyter-book build (.*)$", (root / "Makefile").read_text(), re.MULTILINE)
+    assert {"-W", "-n", "--keep-going", "--all"} <= set(options.split())
 
 
 def test_every_chapter_is_a_page(root):
     chapters = {f"book/{path.stem}" for path in (root / "book").glob("*.md")}
     assert chapters <= set(pages())
-    assert [page for page in pages() if not any(Path(root / f"{page}{end}").exists() for end in (".md", ".ipynb"))] == []
+    assert [page for page in pages() if not list((root / page).parent.glob(f"{Path(page).name}.*"))] == []
 
 
 def test_the_api_page_has_every_module(root):
-    listed = set(re.findall(r"^\.\. automodule:: paperlib\.(\w+)$", (root / "book/api.md").read_text(), re.MULTILINE))
-    package = root / "paperlib"
-    modules = {path.stem for path in package.glob("*.py")} | {path.parent.name for path in package.glob("*/__init__.py")}
-    assert listed == {name for name in modules if not name.startswith("_")}
+    api = (root / "book/api.md").read_text()
+    listed = set(re.findall(r"^\.\. automodule:: paperlib\.(\w+)$", api, re.MULTILINE))
+    files = {path.stem for path in (root / "paperlib").glob("*.py")}
+    folders = {path.parent.name for path in (root / "paperlib").glob("*/__init__.py")}
+    assert listed == {name for name in files | folders if not name.startswith("_")}
 
 
 def test_every_cited_key_is_in_the_bibliography(root):
@@ -74,7 +75,7 @@ def test_every_cited_key_is_in_the_bibliography(root):
 
 
 def paragraphs(text: str) -> list[str]:
-    """The prose of a MyST page by paragraph: front matter, fenced blocks of code, comments and targets are left out."""
+    """The prose of a MyST page by paragraph, without front matter, blocks of code, comments and equations."""
     text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
     text = re.sub(r"^(`{3,}|~{3,}).*?^\1\s*$", keep_directive, text, flags=re.DOTALL | re.MULTILINE)
     text = re.sub(r"^%.*$|<!--.*?-->", "", text, flags=re.MULTILINE | re.DOTALL)
@@ -90,7 +91,7 @@ def keep_directive(fence: re.Match[str]) -> str:
 
 
 def typed_results(page: str, text: str) -> list[str]:
-    """Numbers that look like a measured accuracy and stand in the text of a page, outside glue, code and quotations."""
+    """Numbers in the text of a page that look like a measured accuracy, outside glue, code and quotations."""
     found = []
     for paragraph in paragraphs(text):
         if "{cite" in paragraph:
@@ -104,7 +105,7 @@ def typed_results(page: str, text: str) -> list[str]:
 
 
 def test_no_result_is_typed(root):
-    sources = [path for path in sorted((root / "book").glob("*.md"))]
+    sources = sorted((root / "book").glob("*.md"))
     assert [line for path in sources for line in typed_results(path.stem, path.read_text())] == []
 
 
@@ -163,7 +164,7 @@ def test_every_link_leads_somewhere(book, page):
                 broken.append(f"fetched from outside: {link.geturl()}")
         elif link.path and not (book.html / page).parent.joinpath(unquote(link.path)).resolve().exists():
             broken.append(f"not in the build: {link.path}")
-        elif link.fragment and link.path in ("", f"{Path(page).name}.html") and not soup.find(id=unquote(link.fragment)):
+        elif link.fragment and not link.path and not soup.find(id=unquote(link.fragment)):
             broken.append(f"no such place: #{link.fragment}")
     assert broken == []
 

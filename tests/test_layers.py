@@ -24,11 +24,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "records": {"paths", "config", "grids", "metrics", "stats"},
     "data": {"paths", "config", "seeding"},
     "models": {"config", "seeding"},
+    "checkpoint": {"config"},
+    "progress": set(),
     "train": {
-        *("paths", "config", "seeding", "schedules", "environment", "data", "models", "losses", "metrics", "stats"),
-        "records",
+        *("paths", "config", "records", "environment", "seeding", "schedules", "metrics", "stats"),
+        *("data", "models", "losses", "checkpoint", "progress"),
     },
-    "sweep": {"paths", "config", "grids", "environment", "records", "train"},
+    "sweep": {"paths", "config", "grids", "records", "environment", "checkpoint", "progress", "train"},
     "analysis": {"paths", "config", "grids", "metrics", "stats", "records"},
     "figures": {"paths", "metrics", "stats", "analysis"},
     "tables": {"paths", "metrics", "stats", "analysis"},
@@ -67,7 +69,8 @@ def imports(path: Path, package: Path, inside_functions: bool = True) -> set[str
         elif isinstance(node, ast.ImportFrom):
             base = here[: len(here) - node.level] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
-            # "from paperlib import config" imports paperlib.config; "from paperlib.config import X" adds a harmless name.
+            # "from paperlib import config" imports paperlib.config; in "from paperlib.config import X" the
+            # second name does no harm.
             found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
     return found
 
@@ -80,7 +83,7 @@ def parts_imported(names: set[str], package: Path, own: str) -> set[str]:
 
 
 def wrong_directions(package: Path, may_import: dict[str, set[str]] = MAY_IMPORT) -> list[str]:
-    """One line for each import that does not point back along the flow, and for each part that has no place in it."""
+    """One line for each import that does not point back along the flow, and each part without a place in it."""
     wrong = []
     for path in sorted(package.rglob("*.py")):
         part = part_of(path, package)

@@ -1,4 +1,4 @@
-"""Every chapter has a recorded twin with the same cells; nbval, in the same run of pytest, compares the outputs."""
+"""Every chapter has a recorded twin with the same cells; nbval compares the outputs in the same run of pytest."""
 
 from __future__ import annotations
 
