@@ -11,6 +11,7 @@ from hypothesis import strategies as some
 from scipy import stats as distributions
 
 from paperlib import stats
+from paperlib.metrics import smallest_k, topk_curve
 
 RANKS = np.arange(1, 10_001)
 TARGETS = some.fractions(Fraction(1, 20), Fraction(1), max_denominator=40)
@@ -30,7 +31,6 @@ def binomial_cdf(x: int, n: int, p: Fraction) -> Fraction:
 def test_published_values_for_ten_thousand_images(target, low, high, certified):
     assert stats.smallest_k_interval(RANKS, target) == (low, high)
     assert stats.certified_k(RANKS, target) == certified
-    assert stats.smallest_k(RANKS, target) == round(10_000 * target)
 
 
 def test_certified_k_is_where_the_one_sided_clopper_pearson_bound_reaches_the_target():
@@ -47,7 +47,7 @@ def test_certified_k_is_where_the_one_sided_clopper_pearson_bound_reaches_the_ta
 def test_order_statistics_equal_exact_enumeration(ranks, target, level):
     n, ordered, alpha = len(ranks), sorted(ranks), 1 - Fraction(level)
     smallest = next(k for k in range(1, 7) if sum(r <= k for r in ranks) >= n * target)
-    assert stats.smallest_k(ranks, target) == smallest
+    assert stats.smallest_k_statistic([target])(np.array(ranks)) == [smallest]
     lower = next(x for x in range(n + 1) if binomial_cdf(x, n, target) >= alpha / 2)
     upper = next(x for x in range(n + 1) if binomial_cdf(x, n, target) >= 1 - alpha / 2) + 1
     expected = (ordered[lower - 1] if lower else 1, ordered[upper - 1] if upper <= n else None)
@@ -58,8 +58,7 @@ def test_order_statistics_equal_exact_enumeration(ranks, target, level):
 
 def test_targets_and_levels_are_the_decimals_they_were_written_as():
     # .07 * 100 is 7.000000000000001 in doubles, which would ask for an eighth image.
-    assert stats.smallest_k(np.arange(1, 101), 0.07) == 7
-    assert stats.smallest_k(np.arange(1, 101), np.float32(0.07)) == 7
+    assert stats.smallest_k_statistic([0.07, np.float32(0.07)])(np.arange(1, 101)) == [7, 7]
     # One image certifies .05 at exactly 95 %: the tail is .05 on the nose.
     assert stats.certified_k([3], 0.05, 0.95) == 3
     assert stats.certified_k([3], 0.0501, 0.95) is None
@@ -100,7 +99,7 @@ def test_interval_for_continuous_ranks_is_not_needlessly_wide():
 
 
 @pytest.mark.parametrize("ranks", [[], [[1, 2]], [1.0, 2.0], [0, 1], [True], ["a"], [[1], [2, 3]], None])
-@pytest.mark.parametrize("function", [stats.smallest_k, stats.smallest_k_interval, stats.certified_k])
+@pytest.mark.parametrize("function", [stats.smallest_k_interval, stats.certified_k])
 def test_bad_ranks_are_refused(function, ranks):
     with pytest.raises(ValueError, match="ranks: expected .*got|anything that numpy.asarray takes"):
         function(ranks, 0.9)
@@ -296,16 +295,10 @@ def top5(ranks: np.ndarray) -> float:
     return float((ranks <= 5).mean())
 
 
-def test_accuracy_curve_counts():
-    np.testing.assert_allclose(stats.accuracy_curve([1, 3, 3, 2], 4), [0.25, 0.5, 1, 1])
-    with pytest.raises(ValueError, match="at most num_classes=2, got 3"):
-        stats.accuracy_curve([3], 2)
-
-
 def test_the_smallest_k_statistic_reads_the_curve():
     ranks = crossed_ranks(np.random.default_rng(7), 1, 500)[0]
     targets = (0.3, 0.9, 1)
-    expected = [stats.smallest_k(ranks, target) for target in targets]
+    expected = [smallest_k(topk_curve(ranks, 30), target) for target in targets]
     assert stats.smallest_k_statistic(targets)(ranks) == expected
 
 
@@ -329,10 +322,10 @@ def test_seed_part_of_the_bootstrap_has_the_variance_of_a_mean_of_seeds(seeds):
 def test_bootstrap_is_paired_reproducible_and_shaped():
     ranks = crossed_ranks(np.random.default_rng(9), 3, 300)
     assert not stats.two_way_bootstrap(lambda a, b: top5(a) - top5(b), ranks, ranks, draws=50).any()
-    curve = stats.two_way_bootstrap(lambda r: stats.accuracy_curve(r, 30), ranks, draws=50, seed=4)
+    curve = stats.two_way_bootstrap(lambda r: topk_curve(r, 30), ranks, draws=50, seed=4)
     assert curve.shape == (50, 30)
     np.testing.assert_array_equal(
-        curve, stats.two_way_bootstrap(lambda r: stats.accuracy_curve(r, 30), ranks, draws=50, seed=4))
+        curve, stats.two_way_bootstrap(lambda r: topk_curve(r, 30), ranks, draws=50, seed=4))
     for bad in ([], [ranks[0]], [ranks, ranks[:2]], [ranks.astype(float)]):
         with pytest.raises(ValueError, match="ranks: expected"):
             stats.two_way_bootstrap(top5, *bad)
@@ -342,12 +335,12 @@ def test_bootstrap_is_paired_reproducible_and_shaped():
 
 def test_sup_t_band_covers_the_whole_curve():
     rng = np.random.default_rng(10)
-    truth = np.mean([stats.accuracy_curve(crossed_ranks(rng, 1, 5000)[0], 30) for _ in range(40)], axis=0)
+    truth = np.mean([topk_curve(crossed_ranks(rng, 1, 5000)[0], 30) for _ in range(40)], axis=0)
     covered = pointwise = 0
     for _ in range(120):
         ranks = crossed_ranks(rng, 6, 200)
-        replicates = stats.two_way_bootstrap(lambda r: stats.accuracy_curve(r, 30), ranks, draws=150)
-        estimate = np.mean([stats.accuracy_curve(row, 30) for row in ranks], axis=0)
+        replicates = stats.two_way_bootstrap(lambda r: topk_curve(r, 30), ranks, draws=150)
+        estimate = np.mean([topk_curve(row, 30) for row in ranks], axis=0)
         low, high = stats.sup_t_band(estimate, replicates)[1:]
         inside = (low <= truth + 1e-9) & (truth <= high + 1e-9)
         covered += inside[:20].all()

@@ -7,14 +7,13 @@
 
 from paperlib.stats.bootstrap import (
     Band,
-    accuracy_curve,
     mean_interval,
     smallest_k_difference,
     smallest_k_statistic,
     sup_t_band,
     two_way_bootstrap,
 )
-from paperlib.stats.order import certified_k, clopper_pearson, smallest_k, smallest_k_interval, wilson
+from paperlib.stats.order import certified_k, clopper_pearson, smallest_k_interval, wilson
 from paperlib.stats.seeds import (
     Equivalence,
     Interval,
@@ -25,7 +24,7 @@ from paperlib.stats.seeds import (
 )
 
 __all__ = [
-    "Band", "Equivalence", "Interval", "accuracy_curve", "certified_k", "clopper_pearson", "equivalence_test",
-    "holm", "max_t_sign_flips", "mean_interval", "paired_t_interval", "smallest_k", "smallest_k_difference",
+    "Band", "Equivalence", "Interval", "certified_k", "clopper_pearson", "equivalence_test",
+    "holm", "max_t_sign_flips", "mean_interval", "paired_t_interval", "smallest_k_difference",
     "smallest_k_interval", "smallest_k_statistic", "sup_t_band", "two_way_bootstrap", "wilson",
 ]

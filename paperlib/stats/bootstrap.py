@@ -2,14 +2,14 @@
 
 Seeds and images are crossed (every seed is tested on every image), so both are resampled, images jointly for
 all seeds and for both losses of a comparison. The variance that belongs to a pair of seed and image enters
-twice, which makes intervals a little wide (Owen 2007, the pigeonhole bootstrap). Few seeds make them narrow:
-the variance of S resampled seeds is too small by (S - 1) / S, which is corrected here, but no resampling of
-3 seeds reaches the width of a t quantile with 2 degrees of freedom. So paired t intervals over seeds stay
+twice, which makes intervals a little wide (:cite:t:`owen2007pigeonhole`). Few seeds make them narrow: the
+variance of S resampled seeds is too small by (S - 1) / S, which is corrected here, but no resampling of 3
+seeds reaches the width of a t quantile with 2 degrees of freedom. So paired t intervals over seeds stay
 primary; this is for curves and for quantities whose spread the images decide.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -25,29 +25,6 @@ class Band(NamedTuple):
     estimate: Any
     low: Any
     high: Any
-
-
-def accuracy_curve(ranks: ArrayLike, num_classes: int) -> NDArray[np.float64]:
-    """Accuracy at every k from one pass over the ranks.
-
-    Args:
-        ranks: integer label ranks in 1..num_classes, shape (n,).
-        num_classes: C.
-
-    Returns:
-        float64, shape (C,); ``[k - 1]`` is the share of images of rank at most k.
-
-    Raises:
-        ValueError: ranks that are no such integers.
-    """
-    checked, classes = as_ranks(ranks), as_count(num_classes, "num_classes")
-    if checked.max() > classes:
-        raise ValueError(f"ranks: expected at most num_classes={classes}, got {checked.max()}")
-    return _curve(checked, classes)
-
-
-def _curve(ranks: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
-    return np.cumsum(np.bincount(ranks, minlength=num_classes + 1)[1:]) / len(ranks)
 
 
 def two_way_bootstrap(statistic: Callable[..., Any], *ranks: ArrayLike, draws: int = 2000,
@@ -129,7 +106,7 @@ def mean_interval(statistic: Callable[..., Any], *ranks: ArrayLike, level: Any =
     return Band(np.mean(values, axis=0), low, high)
 
 
-def smallest_k_statistic(targets: tuple[Any, ...]) -> Callable[[NDArray[np.int64]], list[int]]:
+def smallest_k_statistic(targets: Sequence[Any]) -> Callable[[NDArray[np.int64]], list[int]]:
     """A statistic for :func:`two_way_bootstrap`: the smallest k of each target, exact in target times n."""
     fractions: list[Fraction] = [as_fraction(target, "target", closed=True) for target in targets]
 

@@ -22,26 +22,12 @@ Floats = NDArray[np.float64]
 _EXACT_LIMIT = 100_000
 
 
-def smallest_k(ranks: ArrayLike, target: Any) -> int:
-    r"""The smallest k whose accuracy on these images reaches the target t: :math:`r_{(\lceil nt \rceil)}`.
-
-    Args:
-        ranks: integer label ranks, shape (n,), 1 = top.
-        target: accuracy in (0, 1].
-
-    Raises:
-        ValueError: empty, non-integer or non-positive ranks; a target outside (0, 1].
-    """
-    ordered, fraction = np.sort(as_ranks(ranks)), as_fraction(target, "target", closed=True)
-    return int(ordered[math.ceil(fraction * len(ordered)) - 1])
-
-
 def smallest_k_interval(ranks: ArrayLike, target: Any, level: Any = 0.95) -> tuple[int, int | None]:
     r"""Distribution-free interval for the smallest k that reaches a target accuracy on new images.
 
-    The interval is :math:`[r_{(l)}, r_{(u)}]`, where l and u - 1 are the :math:`\alpha/2` and
-    :math:`1 - \alpha/2` quantiles of Binomial(n, target) and :math:`\alpha` is 1 - level. It covers with at
-    least the level whatever the distribution of the ranks (conservative, because ranks are discrete).
+    The interval is :math:`[r_{(l)}, r_{(u)}]`, where l and u - 1 are the :math:`\alpha/2` and :math:`1 -
+    \alpha/2` quantiles of Binomial(n, target) and :math:`\alpha` is 1 - level. It covers with at least the
+    level whatever the distribution of the ranks (:cite:t:`david2003order`; more, as ranks are discrete).
 
     Args:
         ranks: integer label ranks of independent images, shape (n,), 1 = top.
@@ -65,9 +51,9 @@ def smallest_k_interval(ranks: ArrayLike, target: Any, level: Any = 0.95) -> tup
 def certified_k(ranks: ArrayLike, target: Any, level: Any = 0.95) -> int | None:
     r"""The smallest k whose accuracy on new images is at least the target, with confidence ``level``.
 
-    The smallest k whose one-sided Clopper-Pearson lower bound reaches the target t: with c images of rank at
-    most k, :math:`P(\text{Binomial}(n, t) \ge c) \le 1 - \text{level}`. With n = 10,000 a target of .99
-    leaves room for 83 errors and not 100. Testing k from the number of classes downwards is one fixed
+    The smallest k whose one-sided lower bound (:cite:t:`clopper1934use`) reaches the target t: with c images
+    of rank at most k, :math:`P(\text{Binomial}(n, t) \ge c) \le 1 - \text{level}`. With n = 10,000 a target
+    of .99 leaves room for 83 errors and not 100. Testing k from the number of classes downwards is one fixed
     sequence of tests, so the choice of k needs no further correction.
 
     Args:

@@ -65,8 +65,8 @@ def max_t_sign_flips(differences: ArrayLike, draws: int = 100_000, seed: int = 0
 
     If a comparison has no effect, each seed's difference is as likely with the opposite sign. A seed's whole
     row is flipped at once, which keeps the dependence between columns; a column's p is the share of flips
-    whose largest absolute t over all columns is at least the column's own (Westfall and Young 1993, single
-    step). It controls the family-wise error without a normal model. The statistic used is
+    whose largest absolute t over all columns is at least the column's own (single step,
+    :cite:t:`westfall1993resampling`). It controls the family-wise error without a normal model. The statistic is
     :math:`|\sum d| / \sqrt{\sum d^2}`, the same increasing function of the absolute t in every column,
     which is also defined where a column does not vary; a column of zeros has 0.
 
