@@ -1,0 +1,183 @@
+"""Rejected input: a `ValueError` that names what came, what was expected and, where there are some, the choices."""
+
+import math
+
+import pytest
+import torch
+from reference import REFERENCES
+from test_losses_contract import C, rows
+
+from paperlib import losses
+
+NAMES = list(REFERENCES)
+WITH_K = [name for name in NAMES if REFERENCES[name].takes_k]
+
+
+def rejects(name: str, *parts: object, logits=None, labels=None, **options) -> None:
+    """The named loss refuses these arguments, and its message holds all of `parts`."""
+    good_logits, good_labels = rows()
+    if name in WITH_K:
+        options = {"k": 2, **options}
+    with pytest.raises(ValueError) as error:
+        getattr(losses, name)(
+            good_logits if logits is None else logits, good_labels if labels is None else labels, **options
+        )
+    missing = [part for part in map(str, parts) if part not in str(error.value)]
+    assert not missing, f"{missing} not in {str(error.value)!r}"
+
+
+# --------------------------------------------------------------------------------- shapes and dtypes
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("logits", "labels", "parts"),
+    [
+        ((C,), (), ["(6,)", "(N, C)"]),
+        ((4, C), (5,), ["(5,)", "(4,)"]),
+        ((4, C), (4, 1), ["(4, 1)", "(4,)"]),
+        ((4, C, 3), (4,), ["(4,)", "(4, 3)"]),
+        ((4, C, 3, 2), (4, 2, 3), ["(4, 2, 3)", "(4, 3, 2)"]),
+        ((4, C), (4, C), ["(4, 6)", "(4,)"]),
+    ],
+    ids=lambda x: "x".join(map(str, x)) if isinstance(x, tuple) else "",
+)
+def test_shapes(name: str, logits: tuple, labels: tuple, parts: list) -> None:
+    rejects(name, *parts, logits=torch.zeros(logits), labels=torch.zeros(labels, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int32, torch.uint8, torch.bool], ids=str)
+def test_labels_are_int64(name: str, dtype: torch.dtype) -> None:
+    rejects(name, dtype, "int64", labels=torch.zeros(C, dtype=dtype))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64], ids=str)
+def test_logits_are_floats(name: str, dtype: torch.dtype) -> None:
+    rejects(name, dtype, "float", logits=torch.zeros(C, C, dtype=dtype))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arguments_are_tensors(name: str) -> None:
+    rejects(name, "list", "Tensor", labels=[0] * C)
+    rejects(name, "ndarray", "Tensor", logits=rows()[0].numpy())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("label", [-1, C, 255, -101])
+def test_labels_name_a_class(name: str, label: int) -> None:
+    labels = rows()[1]
+    labels[3] = label
+    rejects(name, label, C - 1, labels=labels)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
+def test_logits_are_numbers(name: str, value: float) -> None:
+    logits = rows()[0]
+    logits[2, 4] = value
+    rejects(name, "NaN", logits=logits)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_value_checks_are_off_under_vmap(name: str) -> None:
+    logits, labels = rows()
+    logits[2, 4] = math.nan
+    loss = losses.get(name, **({"k": 2} if name in WITH_K else {}))
+    values = torch.func.vmap(lambda x: loss(x, labels, reduction="none"))(logits[None])
+    assert values.shape == (1, C)
+
+
+# ------------------------------------------------------------------------------------------- options
+
+
+@pytest.mark.parametrize("name", WITH_K)
+@pytest.mark.parametrize("k", [0, -1, C, C + 1, 100])
+def test_k_is_between_one_and_one_less_than_the_classes(name: str, k: int) -> None:
+    rejects(name, f"k={k}", 1, C - 1, k=k)
+
+
+@pytest.mark.parametrize("name", WITH_K)
+@pytest.mark.parametrize("k", [True, 2.0, 2.5, "2", None, torch.tensor(2)], ids=repr)
+def test_k_is_a_whole_number(name: str, k: object) -> None:
+    rejects(name, "k=", "whole number", k=k)
+
+
+@pytest.mark.parametrize("name", WITH_K)
+def test_two_classes_leave_only_k_1(name: str) -> None:
+    two = {"logits": torch.zeros(3, 2), "labels": torch.zeros(3, dtype=torch.int64)}
+    rejects(name, "k=2", **two, k=2)
+    assert getattr(losses, name)(*two.values(), k=1).isfinite()
+
+
+OPTIONS = [
+    ("topk_transition", {"gate": "Ratio"}, ["'Ratio'", "'ratio'", "'linear'", "'none'"]),
+    ("topk_transition", {"gate": None}, ["None", "'ratio'", "'linear'", "'none'"]),
+    ("topk_transition", {"blend": "logits"}, ["'logits'", "'probability'", "'loss'"]),
+    ("topk_transition", {"detach_gate": "yes"}, ["'yes'", "True", "False"]),
+    *(("topk_transition", {"strength": w}, [w, "[0, 1]"]) for w in (-0.1, 1.1, math.nan, math.inf)),
+    ("topk_transition", {"strength": "0.5"}, ["'0.5'", "[0, 1]"]),
+    ("topk_transition", {"strength": torch.tensor(1.5)}, ["1.5", "[0, 1]"]),
+    ("topk_transition", {"strength": torch.full((C,), 0.5)}, ["(6,)"]),
+    *((name, {"tau": t}, [f"tau={t}"]) for name in ("topk_transition", "smooth_topk_svm") for t in (0, -1.0)),
+    *((name, {"tau": math.nan}, ["tau=nan"]) for name in ("topk_transition", "smooth_topk_svm")),
+    *(("topk_transition", {"margin": m}, [f"margin={m}"]) for m in (0, -1.0)),
+    ("smooth_topk_svm", {"margin": -0.1}, ["margin=-0.1"]),
+    *(("cross_entropy", {"label_smoothing": e}, [e, "[0, 1]"]) for e in (-0.1, 1.01, math.nan)),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "parts"), OPTIONS, ids=lambda x: str(x) if isinstance(x, dict) else None)
+def test_options(name: str, options: dict, parts: list) -> None:
+    rejects(name, *options, *parts, **options)
+
+
+def test_smooth_svm_allows_no_margin() -> None:
+    assert losses.smooth_topk_svm(*rows(), k=2, margin=0).isfinite()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arguments_that_all_losses_share(name: str) -> None:
+    rejects(name, "'average'", "'mean'", "'sum'", "'none'", reduction="average")
+    rejects(name, "None", "'mean'", "'sum'", "'none'", reduction=None)
+    rejects(name, "weight", "(5,)", "(6,)", weight=torch.ones(C - 1))
+    rejects(name, "weight", "(6, 1)", "(6,)", weight=torch.ones(C, 1))
+    rejects(name, "weight", "int64", "float", weight=torch.ones(C, dtype=torch.int64))
+    rejects(name, "weight", "(6,)", weight=[1.0] * C)
+    rejects(name, "ignore_index", "1.5", ignore_index=1.5)
+
+
+# ------------------------------------------------------------------------------------------ registry
+
+
+@pytest.mark.parametrize(
+    ("wrong", "nearest"),
+    [("cross_entropi", "cross_entropy"), ("topk_transitions", "topk_transition"), ("smooth_svm", "smooth_topk_svm")],
+)
+def test_unknown_loss(wrong: str, nearest: str) -> None:
+    with pytest.raises(ValueError, match=f"{wrong}.*did you mean '{nearest}'") as error:
+        losses.get(wrong)
+    assert all(name in str(error.value) for name in losses.names())
+
+
+@pytest.mark.parametrize("wrong", ["", "zzzzzz", "CE"])
+def test_unknown_loss_without_a_neighbour_still_lists_the_choices(wrong: str) -> None:
+    with pytest.raises(ValueError, match="cross_entropy.*smooth_topk_svm"):
+        losses.get(wrong)
+
+
+def test_unknown_option() -> None:
+    for wrong, nearest in (("strenght", "strength"), ("detach_gates", "detach_gate"), ("weights", "weight")):
+        with pytest.raises(ValueError, match=f"{wrong}.*topk_transition.*did you mean '{nearest}'.*tau, margin"):
+            losses.get("topk_transition", **{wrong: 0.5})
+        with pytest.raises(ValueError, match=f"{wrong}.*did you mean '{nearest}'"):
+            losses.get("topk_transition")(*rows(), **{wrong: 0.5})
+    with pytest.raises(ValueError, match="'k'.*cross_entropy.*label_smoothing"):
+        losses.get("cross_entropy", k=5)
+
+
+@pytest.mark.parametrize("name", WITH_K)
+def test_bad_k_is_told_through_get_as_well(name: str) -> None:
+    with pytest.raises(ValueError, match=f"k=0.*{C - 1}"):
+        losses.get(name, k=0)(*rows())
