@@ -49,11 +49,15 @@ class Checkpoint:
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
         content = {"protocol": PROTOCOL, "run_id": self.run_id, "model": model.state_dict(),
                    "optimizer": optimizer.state_dict(), "state": asdict(state)}
-        with open(temporary, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path)
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         self.saved_at = time.monotonic()
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:

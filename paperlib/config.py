@@ -1,9 +1,11 @@
 """One training run as a flat, frozen, hashable description."""
 
+import copy
 import dataclasses
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +31,7 @@ class RunConfig:
 
     dataset: str = "cifar100"
     family: str | None = None  #: synthetic data only: which generator
-    family_options: dict[str, Any] = field(default_factory=dict)
+    family_options: dict[str, Any] = field(default_factory=dict, hash=False)
     train_fraction: float = 1.0  #: share of the images left after validation was taken out
     label_noise: float = 0.0  #: probability that a training or validation label is redrawn
     label_noise_kind: str = "symmetric"
@@ -39,7 +41,7 @@ class RunConfig:
     depth: int | None = None
     loss: str = "cross_entropy"
     k: int | None = None  #: None: the loss takes none
-    loss_options: dict[str, Any] = field(default_factory=dict)
+    loss_options: dict[str, Any] = field(default_factory=dict, hash=False)
     strength_schedule: str = "constant"  #: of ``topk_transition``, over training progress
     ramp_start: float = 0.5  #: training progress in [0, 1] at which a ramp leaves 0
     ramp_end: float = 1.0  #: and at which it reaches the loss's ``strength``
@@ -65,6 +67,11 @@ class RunConfig:
             _check_type(spec.name, value, _annotation(spec))
             if _annotation(spec) == "float":  # 1 and 1.0 are one run, so they must hash alike
                 object.__setattr__(self, spec.name, float(value))
+                if not math.isfinite(value):
+                    raise ValueError(f"{spec.name}={value!r}: expected a finite number")
+            elif _annotation(spec).startswith("dict"):  # the caller's mapping may change later, a run may not
+                _check_options(spec.name, value)
+                object.__setattr__(self, spec.name, copy.deepcopy(value))
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(choices)}")
@@ -74,9 +81,9 @@ class RunConfig:
         if not 0 < self.train_fraction <= 1:
             raise ValueError(f"train_fraction={self.train_fraction!r}: expected a number in (0, 1]")
         for name in ("epochs", "batch_size", "evaluate_every", "k", "width", "depth", "low_resolution"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
+            value, least = getattr(self, name), 0 if name == "depth" else 1  # no hidden layer: a linear model
+            if value is not None and value < least:
+                raise ValueError(f"{name}={value!r}: expected a whole number of at least {least}")
         for name in ("seed", "seed_split", "seed_noise"):
             if not 0 <= getattr(self, name) < 2**31:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected a whole number in [0, 2**31)")
@@ -113,7 +120,8 @@ class RunConfig:
     @property
     def run_id(self) -> str:
         """First 12 hex digits of the SHA-256 of the canonical JSON of this configuration."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        options = {name: _canonical(getattr(self, name)) for name in ("family_options", "loss_options")}
+        text = json.dumps(self.to_dict() | options, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -129,3 +137,22 @@ def _check_type(name: str, value: Any, annotation: str) -> None:
     kinds: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict}
     if not isinstance(value, kinds[wanted]) or (isinstance(value, bool) and wanted != "bool"):
         raise ValueError(f"{name}={value!r} is a {type(value).__name__}: expected {annotation}")
+
+
+def _check_options(name: str, options: dict[str, Any]) -> None:
+    """Options end up in a JSON record, whole, and must come back equal."""
+    try:
+        same = json.loads(json.dumps(options, allow_nan=False)) == options
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise ValueError(f"{name}={options!r}: expected names with finite numbers, strings, booleans, lists or None")
+
+
+def _canonical(value: Any) -> Any:
+    """Options with 1.0 written as 1: nobody annotated them, and both spell the same run."""
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

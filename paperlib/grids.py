@@ -48,7 +48,7 @@ def load(name: str | Path) -> Grid:
     """Read a grid by name, or from a path that ends in ``.toml``.
 
     Raises:
-        ValueError: unknown name, unknown key, or two cells with the same configuration.
+        ValueError: unknown name, unknown or missing key, or two cells with the same configuration.
     """
     path = Path(name) if str(name).endswith(".toml") else paths.GRIDS / f"{name}.toml"
     if not path.exists():
@@ -61,6 +61,9 @@ def load(name: str | Path) -> Grid:
     if unknown := set(table) - _TOP_KEYS:
         raise ValueError(f"grid {path.name}: unknown key {sorted(unknown)[0]!r}, "
                          f"expected {', '.join(sorted(_TOP_KEYS))}")
+    for key, kind, wanted in (("title", str, "a text"), ("seeds", list, "a list of whole numbers")):
+        if not isinstance(table.get(key), kind) or not table[key]:
+            raise ValueError(f"grid {path.name}: {key} = {table.get(key)!r}, expected {wanted}")
     setups, variants = _named(table, "setup", path), _named(table, "variant", path)
     cells: dict[str, Cell] = {}
     for seed in table["seeds"]:
@@ -83,7 +86,7 @@ def load(name: str | Path) -> Grid:
 def _named(table: dict[str, Any], kind: str, path: Path) -> dict[str, dict[str, Any]]:
     entries: dict[str, dict[str, Any]] = {}
     for entry in table.get(kind, []):
-        name = entry.get("name")
+        name = entry.get("name") if isinstance(entry, dict) else None
         if not name or not entry.get("label") or name in entries:
             raise ValueError(f"grid {path.name}: each [[{kind}]] needs a label and a name of its own, got {entry}")
         entries[name] = {key: value for key, value in entry.items() if key != "name"}

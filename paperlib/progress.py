@@ -10,8 +10,10 @@ class Progress:
     def __init__(self, title: str, total: int, done: int = 0, *, quiet: bool = False) -> None:
         self.quiet, self.title, self.bar = quiet, title, None
         if not quiet and sys.stderr.isatty():
-            from tqdm import tqdm  # only on terminals: a bare training machine may not have it
-
+            try:
+                from tqdm import tqdm
+            except ImportError:  # a bare training machine may not have it: plain lines there
+                return
             self.bar = tqdm(total=total, initial=done, desc=title, unit="step", dynamic_ncols=True)
 
     def step(self) -> None:

@@ -100,8 +100,8 @@ def parse(text: str, source: object = "text") -> Record:
     record = Record(**document)
     try:
         run_id = RunConfig.from_dict(record.config).run_id
-    except ValueError as error:
-        raise RecordError(f"{source}: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise RecordError(f"{source}: not a run's configuration: {error}") from error
     if run_id != record.run_id:
         raise RecordError(f"{source}: run_id {record.run_id} but its configuration hashes to {run_id}: "
                           "the record was edited")
@@ -115,7 +115,7 @@ def parse(text: str, source: object = "text") -> Record:
 def _check_evaluation(evaluation: dict[str, Any], where: str) -> None:
     try:
         ranks = decode_ranks(evaluation["ranks"])
-        n, num_classes = evaluation["n"], evaluation["num_classes"]
+        n, num_classes = int(evaluation["n"]), int(evaluation["num_classes"])
     except (KeyError, ValueError, TypeError, zlib.error) as error:
         raise RecordError(f"{where}: expected n, num_classes and decodable ranks ({error!r})") from error
     if len(ranks) != n or n == 0 or ranks.min() < 1 or ranks.max() > num_classes:
@@ -125,7 +125,7 @@ def _check_evaluation(evaluation: dict[str, Any], where: str) -> None:
 
 def read(path: Path | str) -> Record:
     """The record in one ``.json`` file."""
-    return parse(Path(path).read_text(encoding="utf-8"), path)
+    return parse(Path(path).read_text(encoding="utf-8", errors="replace"), path)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -193,7 +193,10 @@ def load(source: Path | str | None = None) -> list[Record]:
     if not root.exists():
         raise FileNotFoundError(f"no records at {root}: expected a folder, a .jsonl or a .json file")
     if root.is_dir():
-        found: Iterable[Record] = map(read, sorted(root.rglob("[!.]*.json")))
+        # What is hidden below the folder, such as a sweep's checkpoints and reports of failures, holds no records.
+        visible = [path for path in root.rglob("*.json")
+                   if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+        found: Iterable[Record] = map(read, sorted(visible))
     else:
         found = read_lines(root) if root.suffix == ".jsonl" else [read(root)]
     by_id: dict[str, Record] = {}

@@ -49,6 +49,8 @@ class Output:
     def prepare(self) -> None:
         """Fail now rather than after the first cell if nothing can be written here."""
         try:
+            if self.single_file and self.path.exists() and not self.path.is_file():
+                raise IsADirectoryError("it is a folder, for all its name")
             self.failed.mkdir(parents=True, exist_ok=True)
             records.write_atomically(self.work / "probe", "")
             (self.work / "probe").unlink()
@@ -182,9 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for cell in failed:
         report = output.failed / f"{cell.config.run_id}.json"
         say(f"FAILED {cell.config.run_id} {cell.setup}/{cell.variant}/seed {cell.seed}: see {report}")
-    left = sum(not output.has(cell.config.run_id) for cell in cells)
-    say(f"{options.grid}: {len(cells) - left} of {len(cells)} cells have a record in {output.path}, "
-        f"{len(failed)} failed here")
+    broken = {cell.config.run_id for cell in failed}  # among them records that cannot be read: not asked again
+    done = sum(cell.config.run_id not in broken and output.has(cell.config.run_id) for cell in cells)
+    say(f"{options.grid}: {done} of {len(cells)} cells have a record in {output.path}, {len(failed)} failed here")
     return 1 if failed else 0
 
 

@@ -38,7 +38,7 @@ class Splits:
     std: Tensor
     flip: bool
     checksum: str  #: of the data set as published, before splits and noise
-    label_flips: int  #: labels of training and validation that noise changed
+    label_flips: int  #: labels of this run's training and validation samples that noise changed
 
     @property
     def num_classes(self) -> int:
@@ -62,16 +62,18 @@ def splits(config: RunConfig) -> Splits:
     source = DATASETS[config.dataset](config)
     published = [part for part in (source.train, source.validation, source.test) if part is not None]
     digest = checksum(published)
-    train, flips = _with_noise(source.train, source, config, "train")
+    train, clean = _with_noise(source.train, source, config, "train"), source.train.labels
     if source.validation is None:
-        chosen, rest = stratified(source.train.labels, source.validation_share, config.seed_split, "validation")
-        validation, train, clean = train.take(chosen), train.take(rest), source.train.labels[rest]
+        chosen, rest = stratified(clean, source.validation_share, config.seed_split, "validation")
+        validation, clean_validation = train.take(chosen), clean[chosen]
+        train, clean = train.take(rest), clean[rest]
     else:
-        (validation, more), clean = _with_noise(source.validation, source, config, "validation"), source.train.labels
-        flips += more
+        validation = _with_noise(source.validation, source, config, "validation")
+        clean_validation = source.validation.labels
     if config.train_fraction < 1:
         chosen, _ = stratified(clean, config.train_fraction, config.seed_split, "train fraction")
-        train = train.take(chosen)
+        train, clean = train.take(chosen), clean[chosen]
+    flips = int((train.labels != clean).sum() + (validation.labels != clean_validation).sum())
     mean, std = channel_statistics(train.inputs)
     return Splits(train, validation, source.test, source.class_names, mean, std, source.flip, digest, flips)
 
@@ -92,10 +94,10 @@ def channel_statistics(inputs: Tensor) -> tuple[Tensor, Tensor]:
     return mean, ((counts * (levels - mean.unsqueeze(1)) ** 2).sum(dim=1) / total).sqrt()
 
 
-def _with_noise(arrays: Arrays, source: Source, config: RunConfig, part: str) -> tuple[Arrays, int]:
+def _with_noise(arrays: Arrays, source: Source, config: RunConfig, part: str) -> Arrays:
     if config.label_noise == 0:
-        return arrays, 0
+        return arrays
     seed = config.seed_noise if part == "train" else config.seed_noise + 2**31
     labels = noisy_labels(arrays.labels, len(source.class_names), config.label_noise, config.label_noise_kind, seed,
                           source.superclass)
-    return Arrays(arrays.inputs, labels), int((labels != arrays.labels).sum())
+    return Arrays(arrays.inputs, labels)
