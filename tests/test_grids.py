@@ -1,0 +1,132 @@
+"""Grids: committed ones are sound, and mistakes in a file are named."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from paperlib import grids
+from paperlib.config import RunConfig
+
+GRID = """
+title = "A grid"
+seeds = [3, 1]
+[base]
+dataset = "digits"
+model = "mlp"
+lr = 0.1
+[[setup]]
+name = "short"
+label = "one epoch"
+epochs = 1
+[[setup]]
+name = "long"
+label = "two epochs"
+epochs = 2
+[[variant]]
+name = "ce"
+label = "cross entropy"
+loss = "cross_entropy"
+[[variant]]
+name = "grouped"
+label = "grouped"
+loss = "topk_grouped"
+k = 3
+lr = 0.05
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load_text(text: str) -> grids.Grid:
+        path = tmp_path / "study.toml"
+        path.write_text(text)
+        return grids.load(path)
+
+    return load_text
+
+
+@pytest.mark.parametrize("name", grids.names())
+def test_committed_grids_load(name):
+    grid = grids.load(name)
+    assert grid.name == name and grid.title
+    assert len(grid.cells) == len(grid.seeds) * len(grid.setups) * len(grid.variants) > 0
+    assert all(grid.setups[cell.setup]["label"] and grid.variants[cell.variant]["label"] for cell in grid.cells)
+    # Losses are compared at common seeds, and a paired test needs several.
+    assert len(set(grid.seeds)) == len(grid.seeds)
+
+
+@pytest.mark.parametrize("name", grids.names())
+def test_committed_grids_describe_runs_that_can_be_made(name):
+    from paperlib import data, models, train
+
+    for cell in grids.load(name).cells:
+        train.make_loss(cell.config)
+        assert cell.config.dataset in data.DATASETS and cell.config.model in models.MODELS
+
+
+def test_search_and_map_grids_never_touch_the_test_images():
+    for name in grids.names():
+        if {"search", "map"} & set(name.split("-")):
+            assert not any(cell.config.evaluate_test for cell in grids.load(name).cells), name
+
+
+def test_at_least_one_grid_is_committed():
+    assert "first-study" in grids.names()
+
+
+def test_cells_come_in_priority_order(load):
+    grid = load(GRID)
+    assert [(cell.seed, cell.setup, cell.variant) for cell in grid.cells] == [
+        (3, "short", "ce"), (3, "short", "grouped"), (3, "long", "ce"), (3, "long", "grouped"),
+        (1, "short", "ce"), (1, "short", "grouped"), (1, "long", "ce"), (1, "long", "grouped"),
+    ]
+    assert all(cell.seed == cell.config.seed and cell.grid == "study" for cell in grid.cells)
+
+
+def test_a_variant_changes_the_base_and_nothing_else(load):
+    cell = load(GRID).cells[1]
+    assert cell.config == RunConfig(dataset="digits", model="mlp", lr=0.05, epochs=1, loss="topk_grouped", k=3, seed=3)
+    assert load(GRID).setups["long"] == {"label": "two epochs", "epochs": 2}
+
+
+def changed(old: str, new: str) -> str:
+    assert old in GRID
+    return GRID.replace(old, new)
+
+
+@pytest.mark.parametrize("text, message", [
+    (changed("epochs = 2", "epoch = 2"), "setup long, variant ce: unknown configuration key 'epoch'.*'epochs'"),
+    (changed("epochs = 2", "epochs = 0"), "setup long, variant ce: epochs=0"),
+    (changed("title", "heading"), "unknown key 'heading'"),
+    (changed("epochs = 2", "epochs = 1"), "long/ce and short/ce describe the same run"),
+    (changed("[3, 1]", "[3, 3]"), "describe the same run"),
+    (changed('label = "grouped"\n', ""), r"each \[\[variant\]\] needs a label"),
+    (changed('name = "grouped"', 'name = "ce"'), r"each \[\[variant\]\] needs a label and a name of its own"),
+    (changed('name = "grouped"\n', ""), r"each \[\[variant\]\] needs a label and a name"),
+    (changed('title = "A grid"\n', ""), "title = None, expected a text"),
+    (changed("seeds = [3, 1]\n", ""), "seeds = None, expected a list"),
+    (changed("seeds = [3, 1]\n", "seeds = 3\n"), "seeds = 3, expected a list"),
+    (changed("seeds = [3, 1]\n", "seeds = []\n"), r"seeds = \[\], expected a list"),
+    (changed("[3, 1]", "[3.5]"), "seed=3.5"),
+    (GRID.split("[[variant]]")[0], r"expected at least one \[\[variant\]\]"),
+    ('title = "t"\nseeds = [1]\n[setup]\nname = "a"\nlabel = "A"\n', r"each \[\[setup\]\] needs a label"),
+    (changed("[base]", "[base"), "not valid TOML"),
+])
+def test_a_mistake_in_a_grid_is_named(load, text, message):
+    with pytest.raises(ValueError, match=message):
+        load(text)
+
+
+def test_an_unknown_grid_lists_those_that_exist(tmp_path):
+    with pytest.raises(ValueError, match="unknown grid 'frist-study': expected one of .*first-study"):
+        grids.load("frist-study")
+    with pytest.raises(ValueError, match="unknown grid .*nowhere.toml"):
+        grids.load(tmp_path / "nowhere.toml")
+
+
+def test_grids_load_without_torch(root):
+    code = "import sys; sys.modules['torch'] = None; from paperlib import grids; grids.load('first-study')"
+    assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
