@@ -1,0 +1,244 @@
+"""The five claims of the paper, and a verdict on each computed from records.
+
+The rules were written down before the results. A claim about several comparisons is read through intervals
+that hold together (Bonferroni over setups, rivals and values of k), paired by seed. The transition loss of a
+verdict is the late ramp, the reading stated beforehand; other readings are descriptive.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from paperlib import stats
+from paperlib.analysis import frames
+from paperlib.analysis.frames import Gaps
+from paperlib.grids import Grid
+from paperlib.stats import Interval
+
+Verdict = Literal["reproduced", "partly", "not reproduced", "not yet tested"]
+Status = Literal["holds", "leans", "fails"]
+
+BASELINE = "ce"
+#: Names of the variant that stands for the transition loss, first found first.
+TRANSITION = ("ramp", "transition")
+#: C4 says "k > 10"; beyond 50 of 100 classes every loss is near 100 %.
+C4_KS = range(11, 51)
+#: C5: how many candidates fewer.
+C5_SIZE = -8
+
+CLAIMS = {
+    "C1": ("On synthetic data cross entropy fails to optimise top-2 where the data is too complex for the model "
+           "to represent the best top-1 prediction", "stated without a figure"),
+    "C2": ("On CIFAR-100 cross entropy has the best top-1 accuracy", "stated without a figure"),
+    "C3": ("On CIFAR-100 with k = 5 the transition loss beats cross entropy in top-5 accuracy",
+           "in all setups but one"),
+    "C4": ("At k > 10 the transition loss beats cross entropy", "stated without a figure"),
+    "C5": ("With ResNet18 the transition loss needs fewer candidates for 99 % accuracy",
+           "k = 25 instead of 33, 8 fewer"),
+}
+
+
+def part_status(intervals: Sequence[Interval], sign: Literal["every", "mean"] = "every") -> Status:
+    """What a family of comparisons says about "all differences are above 0".
+
+    Args:
+        intervals: simultaneous intervals.
+        sign: what counts as the claimed sign where some interval covers 0: ``"every"`` difference above 0, or
+            their ``"mean"`` (for neighbouring values of k, whose differences are nearly one quantity).
+
+    Returns:
+        ``"holds"``: every lower end is above 0. ``"fails"``: some interval lies below 0, or the sign is wrong.
+        ``"leans"``: the sign is right, some interval covers 0.
+    """
+    if all(interval.low > 0 for interval in intervals):
+        return "holds"
+    means = [interval.mean for interval in intervals]
+    right = min(means) > 0 if sign == "every" else float(np.mean(means)) > 0
+    return "leans" if right and all(interval.high >= 0 for interval in intervals) else "fails"
+
+
+def setups_verdict(parts: Sequence[Status], exceptions: int = 0) -> Verdict:
+    """Verdict on a claim about all setups but at most ``exceptions``.
+
+    A claim that allows an exception needs at least two setups that hold: one of two is "partly", since one
+    success and one exception cannot be told from chance.
+
+    Returns:
+        "reproduced": enough setups hold. "partly": one holds, or enough at least lean. "not reproduced" otherwise;
+        "not yet tested" without setups.
+    """
+    if not parts:
+        return "not yet tested"
+    needed = max(len(parts) - exceptions, 2) if exceptions else len(parts)
+    holds, leans = parts.count("holds"), parts.count("leans")
+    if holds >= needed:
+        return "reproduced"
+    return "partly" if holds or leans >= min(needed, len(parts)) else "not reproduced"
+
+
+class Place(NamedTuple):
+    """One cell of a map over complexity and capacity: the top-2 gain there, and whether the model is rich enough."""
+
+    gain: Interval
+    rich: bool
+
+
+def region_verdict(places: Sequence[Place]) -> Verdict:
+    """Verdict on C1: a gain in top-2 in some region, and none where the model is rich enough.
+
+    Returns:
+        "not yet tested" unless there are both rich and poor places; "reproduced": a lower end above 0 in some poor
+        place and in no rich one. "partly": a gain in both, or the right sign on average over the poor places without
+        an interval below 0. "not reproduced" otherwise.
+    """
+    poor, rich = [p.gain for p in places if not p.rich], [p.gain for p in places if p.rich]
+    if not poor or not rich:
+        return "not yet tested"
+    if any(gain.low > 0 for gain in poor):
+        return "partly" if any(gain.low > 0 for gain in rich) else "reproduced"
+    leaning = np.mean([gain.mean for gain in poor]) > 0 and all(gain.high >= 0 for gain in poor)
+    return "partly" if leaning else "not reproduced"
+
+
+def size_verdict(difference: float, low: float, high: float, size: float = C5_SIZE) -> Verdict:
+    """Verdict on C5 from an interval of the difference in candidates.
+
+    Returns:
+        "reproduced": the interval lies below 0 (direction) and holds the claimed size. "partly": fewer candidates,
+        but the interval holds 0 or misses the size. "not reproduced": not fewer.
+    """
+    if high < 0 and low <= size <= high:
+        return "reproduced"
+    return "partly" if difference < 0 else "not reproduced"
+
+
+def verdicts(grid_name: str = "first-study", synthetic_grid: str = "synthetic-first", level: Any = 0.95,
+             draws: int = 2000) -> pd.DataFrame:
+    """The five claims with the paper's figure, ours, and the verdict.
+
+    A grid none of whose runs has a record leaves its claims "not yet tested"; one that misses some is an error.
+
+    Args:
+        grid_name: CIFAR-100 runs, for C2 to C5.
+        synthetic_grid: synthetic runs, for C1.
+        level: joint confidence.
+        draws: bootstrap replicates for C5.
+
+    Returns:
+        Columns: id, claim, paper, ours, verdict.
+
+    Raises:
+        records.MissingRecordsError: some but not all runs of a grid have a record.
+        ValueError: records that cannot be compared, or a grid without the variants that a claim compares.
+    """
+    found: dict[str, tuple[str, Verdict]] = dict.fromkeys(CLAIMS, ("no runs", "not yet tested"))
+    if frames.present(synthetic_grid):
+        found["C1"] = _c1(synthetic_grid, level)
+    if frames.present(grid_name):
+        grid, gaps = frames.joined(grid_name)[0], frames.paired_differences(grid_name, BASELINE)
+        ours, names = _transition(grid), frames.labels(grid_name)
+        setups = [name for name in grid.setups if _config(grid, name)["dataset"] == "cifar100"]
+        if setups:
+            found |= {"C2": _c2(gaps, setups, names, level), "C3": _c3(gaps, setups, ours, names, level),
+                      "C4": _c4(gaps, setups, ours, names, level),
+                      "C5": _c5(grid, setups, ours, names, level, draws)}
+    return pd.DataFrame([{"id": key, "claim": claim, "paper": paper, "ours": found[key][0], "verdict": found[key][1]}
+                         for key, (claim, paper) in CLAIMS.items()])
+
+
+def _c1(grid_name: str, level: Any) -> tuple[str, Verdict]:
+    grid, gaps = frames.joined(grid_name)[0], frames.paired_differences(grid_name, BASELINE)
+    ours, names = _transition(grid), frames.labels(grid_name)
+    configs = {setup: _config(grid, setup) for setup in grid.setups}
+    complexity = {setup: repr([keys["family"], keys["family_options"]]) for setup, keys in configs.items()}
+    capacity = {setup: (keys["depth"] or 0, keys["width"] or 0) for setup, keys in configs.items()}
+    gain = {setup: stats.paired_t_interval(gaps[setup, ours][:, 1], level, len(configs)) for setup in configs}
+    beaten = sum(interval.low > 0 for interval in gain.values())
+    best = max(gain, key=lambda setup: gain[setup].mean)
+    text = (f"top-2 gain over cross entropy {_points(gain[best])} points at most ({names[best]}); lower bound above 0 "
+            f"in {beaten} of {len(gain)} setups")
+    fixed = [word for word, values in (("complexity", complexity), ("capacity", capacity))
+             if len(set(values.values())) == 1]
+    if fixed:
+        return f"{text}; one {' and one '.join(fixed)} only, while the claim is about how they meet", "not yet tested"
+    # Rich enough: the largest model on the simplest data, the complexity that cross entropy solves best there.
+    largest = [setup for setup in gain if capacity[setup] == max(capacity.values())]
+    accuracy = frames.summary(grid_name, ["top1"])
+    accuracy = accuracy[(accuracy["variant"] == BASELINE) & accuracy["setup"].isin(largest)]
+    simplest = complexity[accuracy.loc[accuracy["mean"].idxmax(), "setup"]]
+    places = [Place(gain[setup], setup in largest and complexity[setup] == simplest) for setup in gain]
+    return text, region_verdict(places)
+
+
+def _c2(gaps: Gaps, setups: Sequence[str], names: dict[str, str], level: Any) -> tuple[str, Verdict]:
+    rivals = list(dict.fromkeys(variant for _, variant in gaps))
+    parts, texts = [], []
+    for setup in setups:
+        leads = {rival: stats.paired_t_interval(-gaps[setup, rival][:, 0], level, len(setups) * len(rivals))
+                 for rival in rivals}
+        nearest = min(leads, key=lambda rival: leads[rival].mean)
+        parts.append(part_status(list(leads.values())))
+        won = sum(lead.low > 0 for lead in leads.values())
+        texts.append(f"{names[setup]}: lead over the nearest rival ({names[nearest]}) {_points(leads[nearest])} "
+                     f"points, lower bound above 0 for {won} of {len(leads)} rivals")
+    return "; ".join(texts), setups_verdict(parts)
+
+
+def _c3(gaps: Gaps, setups: Sequence[str], ours: str, names: dict[str, str], level: Any) -> tuple[str, Verdict]:
+    gain = {setup: stats.paired_t_interval(gaps[setup, ours][:, 4], level, len(setups)) for setup in setups}
+    text = "; ".join(f"{names[setup]}: {_points(interval)} points" for setup, interval in gain.items())
+    return text, setups_verdict([part_status([interval]) for interval in gain.values()], exceptions=1)
+
+
+def _c4(gaps: Gaps, setups: Sequence[str], ours: str, names: dict[str, str], level: Any) -> tuple[str, Verdict]:
+    parts, texts = [], []
+    for setup in setups:
+        own, comparisons = gaps[setup, ours], len(setups) * len(C4_KS)
+        gain = [stats.paired_t_interval(own[:, k - 1], level, comparisons) for k in C4_KS]
+        parts.append(part_status(gain, sign="mean"))
+        mean = _signed(f"{100 * np.mean([interval.mean for interval in gain]):+.2f}")
+        texts.append(f"{names[setup]}: {mean} points on average over k = {C4_KS[0]} to {C4_KS[-1]}, above 0 at "
+                     f"{sum(interval.mean > 0 for interval in gain)} of {len(gain)}, lower bound above 0 at "
+                     f"{sum(interval.low > 0 for interval in gain)}")
+    return "; ".join(texts), setups_verdict(parts, exceptions=1)
+
+
+def _c5(grid: Grid, setups: Sequence[str], ours: str, names: dict[str, str], level: Any,
+        draws: int) -> tuple[str, Verdict]:
+    ranks, _ = frames.rank_arrays(grid.name)
+    bands = {setup: stats.smallest_k_difference(ranks[setup, ours], ranks[setup, BASELINE], 0.99, level, draws)
+             for setup in setups}
+    found = {setup: size_verdict(*bands[setup]) for setup in setups if _config(grid, setup)["model"] == "resnet18"}
+    numbers = {setup: _signed(f"{band.estimate:+.1f} [{band.low:+.1f}, {band.high:+.1f}]")
+               for setup, band in bands.items()}
+    text = "; ".join(f"{_config(grid, setup)['model']}, {names[setup]}: {number} candidates"
+                     for setup, number in numbers.items())
+    if not found:
+        return text + "; no resnet18 runs", "not yet tested"
+    if len(set(found.values())) == 1:
+        return text, next(iter(found.values()))
+    return text, "partly"
+
+
+def _transition(grid: Grid) -> str:
+    for name in TRANSITION:
+        if name in grid.variants and BASELINE in grid.variants:
+            return name
+    raise ValueError(f"grid {grid.name!r} has variants {', '.join(grid.variants)}: a verdict compares {BASELINE!r} "
+                     f"with one of {', '.join(TRANSITION)}")
+
+
+def _config(grid: Grid, setup: str) -> dict[str, Any]:
+    return next(cell.config.to_dict() for cell in grid.cells if cell.setup == setup and cell.variant == BASELINE)
+
+
+def _points(interval: Interval) -> str:
+    """Mean and interval in percentage points."""
+    return _signed(f"{100 * interval.mean:+.2f} [{100 * interval.low:+.2f}, {100 * interval.high:+.2f}]")
+
+
+def _signed(text: str) -> str:
+    """Typographic minus signs."""
+    return text.replace("-", "\N{MINUS SIGN}")
