@@ -19,6 +19,7 @@ export PYTHONUNBUFFERED = 1
 .venv/.done: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or later is needed; name it with: make PYTHON=python3.11 ..."; exit 1; }
+	@echo "Setting up .venv: PyTorch makes this a download of some gigabytes, and it takes minutes ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[book,test]'
 	@touch $@
