@@ -115,7 +115,7 @@ def size_verdict(difference: float, low: float, high: float, size: float = C5_SI
 
 
 def verdicts(grid_name: str = "first-study", synthetic_grid: str = "synthetic-first", level: Any = 0.95,
-             draws: int = 2000) -> pd.DataFrame:
+             draws: int = 1000) -> pd.DataFrame:
     """The five claims with the paper's figure, ours, and the verdict.
 
     A grid none of whose runs has a record leaves its claims "not yet tested"; one that misses some is an error.

@@ -188,7 +188,7 @@ def differences(grid_name: str, baseline: str = "ce", ks: Sequence[int] = (1, 5,
     return pd.DataFrame(rows)
 
 
-def curve_bands(grid_name: str, level: Any = 0.95, draws: int = 2000, seed: int = 0,
+def curve_bands(grid_name: str, level: Any = 0.95, draws: int = 1000, seed: int = 0,
                 split: str = "test") -> pd.DataFrame:
     """Mean accuracy at every k with a band that holds for all k at once (two-way bootstrap).
 
@@ -198,7 +198,7 @@ def curve_bands(grid_name: str, level: Any = 0.95, draws: int = 2000, seed: int 
     return _bands({key: (rows,) for key, rows in ranks.items()}, classes, "accuracy", level, draws, seed)
 
 
-def difference_bands(grid_name: str, baseline: str = "ce", level: Any = 0.95, draws: int = 2000, seed: int = 0,
+def difference_bands(grid_name: str, baseline: str = "ce", level: Any = 0.95, draws: int = 1000, seed: int = 0,
                      split: str = "test") -> pd.DataFrame:
     """Mean difference to the baseline at every k with a band for all k at once (paired two-way bootstrap).
 
@@ -234,7 +234,7 @@ def _curve_statistic(num_classes: int) -> Callable[..., NDArray[np.float64]]:
     return statistic
 
 
-def candidates(grid_name: str, targets: Sequence[float] = TARGETS, level: Any = 0.95, draws: int = 2000,
+def candidates(grid_name: str, targets: Sequence[float] = TARGETS, level: Any = 0.95, draws: int = 1000,
                seed: int = 0, split: str = "test") -> pd.DataFrame:
     """How many candidates each loss needs: smallest k for a target, averaged over seeds.
 
@@ -268,7 +268,7 @@ def certificates(grid_name: str, targets: Sequence[float] = TARGETS, level: Any 
 
 
 def candidate_differences(grid_name: str, baseline: str = "ce", targets: Sequence[float] = TARGETS,
-                          level: Any = 0.95, draws: int = 2000, seed: int = 0, split: str = "test") -> pd.DataFrame:
+                          level: Any = 0.95, draws: int = 1000, seed: int = 0, split: str = "test") -> pd.DataFrame:
     """How many candidates more than the baseline; negative is fewer. Paired two-way bootstrap.
 
     Columns: setup, variant, target, difference, low, high, n (seeds).
