@@ -254,6 +254,33 @@ def training_curves(history: pd.DataFrame, labels: Labels = None, shown_k: int =
     return figure, frame
 
 
+def class_regions(frame: pd.DataFrame, panels: Mapping[str, str]) -> Plotted:
+    """Which class, or pair of classes, is the right answer where on the square; one panel each.
+
+    Args:
+        frame: columns x, y (a full square lattice) and one column of names for each panel.
+        panels: column of names -> title of its panel.
+    """
+    with style():
+        figure, grid = plt.subplots(1, len(panels), figsize=(WIDTH, 4.1), sharey=True, squeeze=False)
+        for axes, (column, title) in zip(grid.flat, panels.items(), strict=True):
+            names = sorted(frame[column].unique())
+            colours = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
+            table = frame.pivot(index="y", columns="x", values=column)
+            axes.imshow([[colours[name] for name in row] for row in table.to_numpy()], origin="lower", alpha=0.75,
+                        extent=(-1, 1, -1, 1), interpolation="nearest")
+            handles = [plt.Line2D([], [], marker="s", linestyle="", markersize=10, color=colour, alpha=0.75, label=name)
+                       for name, colour in colours.items()]
+            axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, handletextpad=0.1,
+                        columnspacing=0.8)
+            axes.set(xlabel="$x_1$", xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+            axes.set_title(title, loc="left")
+            axes.grid(False)
+        grid.flat[0].set_ylabel("$x_2$")
+        plt.close(figure)
+    return figure, frame
+
+
 Draw = Callable[[Axes, pd.DataFrame, Any, str, str], None]
 
 
