@@ -86,12 +86,10 @@ def noisy_labels(labels: Tensor, num_classes: int, rate: float, kind: str, seed:
     if kind == "symmetric" or superclass is None:
         other = (labels + 1 + (offset * (num_classes - 1)).long()) % num_classes
     else:
-        members = [(superclass == group).nonzero().squeeze(1) for group in superclass[labels]]
-        other = torch.tensor([_other(group, label, float(u))
-                              for group, label, u in zip(members, labels.tolist(), offset, strict=True)])
+        others = superclass.unsqueeze(0) == superclass.unsqueeze(1)
+        others.fill_diagonal_(False)
+        number = others.sum(dim=1)  # 0 for a class alone in its superclass: it stays
+        candidates = (~others).long().argsort(dim=1, stable=True)  # row c: the others of c, ascending, then the rest
+        drawn = candidates[labels, (offset.double() * number[labels]).long()]
+        other = torch.where(number[labels] > 0, drawn, labels)
     return torch.where(flipped, other, labels)
-
-
-def _other(group: Tensor, label: int, u: float) -> int:
-    rest = group[group != label]
-    return int(rest[int(u * len(rest))]) if len(rest) else label

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from paperlib import paths
 from paperlib.data.arrays import Arrays, DataError, Source, stratified
@@ -39,13 +40,12 @@ def digits(root: Path | None = None) -> Source:
 def cifar_present(name: str = "cifar100", root: Path | None = None) -> bool:
     """Whether the unpacked files are there and pass the md5 check; never downloads."""
     import torchvision
+    from torchvision.datasets.utils import check_integrity
 
     cls = {"cifar100": torchvision.datasets.CIFAR100, "cifar10": torchvision.datasets.CIFAR10}[name]
-    try:
-        cls(root or paths.DATA, train=True, download=False)
-    except RuntimeError:
-        return False
-    return True
+    folder = Path(root or paths.DATA) / cls.base_folder
+    files = [*cls.train_list, *cls.test_list, (cls.meta["filename"], cls.meta["md5"])]
+    return all(check_integrity(folder / file, md5) for file, md5 in files)
 
 
 def _cifar(name: str, root: Path | None, label_key: str, names_key: str) -> Source:
@@ -66,16 +66,18 @@ def _cifar(name: str, root: Path | None, label_key: str, names_key: str) -> Sour
     splits = []
     fine: list[int] = []
     coarse: list[int] = []
-    for train in (True, False):
-        dataset = cls(root, train=train, download=False)
+    for files in (cls.train_list, cls.test_list):
+        pixels: list[NDArray[np.uint8]] = []
         labels: list[int] = []
-        for file, _ in dataset.train_list if train else dataset.test_list:
+        for file, _ in files:
             with open(folder / file, "rb") as stream:  # md5-checked official files, so unpickling is safe
                 entry = pickle.load(stream, encoding="latin1")
+            pixels.append(entry["data"])
             labels += entry[label_key]
             fine += entry.get("fine_labels", [])
             coarse += entry.get("coarse_labels", [])
-        splits.append(Arrays(torch.from_numpy(dataset.data), torch.tensor(labels)))
+        images = np.concatenate(pixels).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        splits.append(Arrays(torch.from_numpy(images), torch.tensor(labels)))
     with open(folder / cls.meta["filename"], "rb") as stream:
         class_names = tuple(pickle.load(stream, encoding="latin1")[names_key])
     superclass = None
