@@ -117,8 +117,10 @@ class Study:
 
     def write(self, name: str, ranks: Ranks, num_classes: int = 60) -> None:
         """A record for every cell of a grid."""
+        (self.records / name).mkdir(exist_ok=True)
         for cell in grids.load(name).cells:
-            records.write(make_record(cell, ranks(cell), num_classes), self.records / name)
+            record = make_record(cell, ranks(cell), num_classes)
+            (self.records / name / f"{record.run_id}.json").write_text(record.to_json())
 
     def cell(self, name: str, setup: str, variant: str, seed: int = 0) -> Cell:
         return next(c for c in grids.load(name).cells if (c.setup, c.variant, c.seed) == (setup, variant, seed))

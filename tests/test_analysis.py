@@ -97,7 +97,7 @@ def test_differences_are_paired_by_seed(done):
     for wrong in ((0,), (61,)):
         with pytest.raises(ValueError, match=r"ks=.*1..60"):
             analysis.differences("first-study", ks=wrong)
-    with pytest.raises(ValueError, match="baseline='CE': expected a variant .* ce, ramp, grouped"):
+    with pytest.raises(ValueError, match="baseline='CE': expected one of the variants ce, ramp, grouped"):
         analysis.differences("first-study", baseline="CE")
 
 
@@ -277,14 +277,14 @@ def study_with(study: Study, ce: dict[int, float], ramp: dict[str, dict[int, flo
 
     def ranks(cell):
         curve = {"ce": ce, "ramp": ramp[cell.setup]}.get(cell.variant, {k: a - 0.05 for k, a in ce.items()})
-        wobble = 0.00005 * cell.seed if cell.variant != "ce" else 0
-        return ranks_with_accuracy({k: a + wobble for k, a in curve.items()}, n=20_000)
+        wobble = 0.00025 * cell.seed if cell.variant != "ce" else 0
+        return ranks_with_accuracy({k: a + wobble for k, a in curve.items()}, n=4000)
 
     study.write("first-study", ranks)
 
 
 CE = {1: 0.60, 5: 0.80, 11: 0.86, 50: 0.99}
-BETTER = {1: 0.50, 5: 0.85, 6: 0.9, 11: 0.995}  # ahead at 5 and at every k of 11..50, behind at 1
+BETTER = {1: 0.50, 5: 0.85, 6: 0.9, 11: 0.999}  # ahead at 5 and at every k of 11..50, behind at 1
 WORSE = {1: 0.65, 5: 0.70, 11: 0.80, 50: 0.95}
 
 
@@ -340,8 +340,9 @@ def test_c5_needs_resnet18(study, better, verdict):
     ramp = {1: 0.5, better: 0.995}
     study_with(study, {1: 0.6, 20: 0.995}, {"all": ramp, "fifth": ramp},
                STUDY.replace("epochs = 2", 'epochs = 2\nmodel = "resnet18"'))
-    assert verdicts()["C5"] == verdict
-    assert "no resnet18" not in analysis.verdicts(draws=100).set_index("id").ours["C5"]
+    row = analysis.verdicts(draws=100).set_index("id").loc["C5"]
+    assert row.verdict == verdict
+    assert "no resnet18" not in row.ours
 
 
 @pytest.mark.parametrize(("gains", "verdict"), [

@@ -11,9 +11,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from paperlib import stats
+from paperlib import grids, stats
 from paperlib.analysis import frames
-from paperlib.analysis.frames import Gaps
+from paperlib.analysis.frames import Gaps, Ranks
 from paperlib.grids import Grid
 from paperlib.stats import Interval
 
@@ -137,20 +137,24 @@ def verdicts(grid_name: str = "first-study", synthetic_grid: str = "synthetic-fi
     if frames.present(synthetic_grid):
         found["C1"] = _c1(synthetic_grid, level)
     if frames.present(grid_name):
-        grid, gaps = frames.joined(grid_name)[0], frames.paired_differences(grid_name, BASELINE)
-        ours, names = _transition(grid), frames.labels(grid_name)
+        grid, names = grids.load(grid_name), frames.labels(grid_name)
+        ours = _transition(grid)
+        ranks, classes = frames.rank_arrays(grid_name)
+        gaps = frames.paired_differences(ranks, classes, BASELINE)
         setups = [name for name in grid.setups if _config(grid, name)["dataset"] == "cifar100"]
         if setups:
             found |= {"C2": _c2(gaps, setups, names, level), "C3": _c3(gaps, setups, ours, names, level),
                       "C4": _c4(gaps, setups, ours, names, level),
-                      "C5": _c5(grid, setups, ours, names, level, draws)}
+                      "C5": _c5(grid, ranks, setups, ours, names, level, draws)}
     return pd.DataFrame([{"id": key, "claim": claim, "paper": paper, "ours": found[key][0], "verdict": found[key][1]}
                          for key, (claim, paper) in CLAIMS.items()])
 
 
 def _c1(grid_name: str, level: Any) -> tuple[str, Verdict]:
-    grid, gaps = frames.joined(grid_name)[0], frames.paired_differences(grid_name, BASELINE)
-    ours, names = _transition(grid), frames.labels(grid_name)
+    grid, names = grids.load(grid_name), frames.labels(grid_name)
+    ours = _transition(grid)
+    ranks, classes = frames.rank_arrays(grid_name)
+    gaps = frames.paired_differences(ranks, classes, BASELINE)
     configs = {setup: _config(grid, setup) for setup in grid.setups}
     complexity = {setup: repr([keys["family"], keys["family_options"]]) for setup, keys in configs.items()}
     capacity = {setup: (keys["depth"] or 0, keys["width"] or 0) for setup, keys in configs.items()}
@@ -165,11 +169,11 @@ def _c1(grid_name: str, level: Any) -> tuple[str, Verdict]:
         return f"{text}; one {' and one '.join(fixed)} only, while the claim is about how they meet", "not yet tested"
     # Rich enough: the largest model on the simplest data, the complexity that cross entropy solves best there.
     largest = [setup for setup in gain if capacity[setup] == max(capacity.values())]
-    accuracy = frames.summary(grid_name, ["top1"])
-    accuracy = accuracy[(accuracy["variant"] == BASELINE) & accuracy["setup"].isin(largest)]
-    simplest = complexity[accuracy.loc[accuracy["mean"].idxmax(), "setup"]]
-    places = [Place(gain[setup], setup in largest and complexity[setup] == simplest) for setup in gain]
-    return text, region_verdict(places)
+    simplest = complexity[max(largest, key=lambda setup: np.mean(ranks[setup, BASELINE] == 1))]
+    rich = [setup for setup in largest if complexity[setup] == simplest]
+    seen = ", ".join(f"{names[setup]}: {_points(gain[setup])}" for setup in rich)
+    return f"{text}; where the model is rich enough, {seen}", region_verdict(
+        [Place(gain[setup], setup in rich) for setup in gain])
 
 
 def _c2(gaps: Gaps, setups: Sequence[str], names: dict[str, str], level: Any) -> tuple[str, Verdict]:
@@ -205,9 +209,8 @@ def _c4(gaps: Gaps, setups: Sequence[str], ours: str, names: dict[str, str], lev
     return "; ".join(texts), setups_verdict(parts, exceptions=1)
 
 
-def _c5(grid: Grid, setups: Sequence[str], ours: str, names: dict[str, str], level: Any,
+def _c5(grid: Grid, ranks: Ranks, setups: Sequence[str], ours: str, names: dict[str, str], level: Any,
         draws: int) -> tuple[str, Verdict]:
-    ranks, _ = frames.rank_arrays(grid.name)
     bands = {setup: stats.smallest_k_difference(ranks[setup, ours], ranks[setup, BASELINE], 0.99, level, draws)
              for setup in setups}
     found = {setup: size_verdict(*bands[setup]) for setup in setups if _config(grid, setup)["model"] == "resnet18"}

@@ -145,14 +145,13 @@ def history(grid_name: str) -> pd.DataFrame:
                          for cell, record in joined(grid_name)[1] for epoch in record.history])
 
 
-def paired_differences(grid_name: str, baseline: str, split: str = "test") -> Gaps:
-    """Accuracy minus the baseline's at every k, (S, C), by setup and variant.
+def paired_differences(ranks: Ranks, classes: dict[str, int], baseline: str) -> Gaps:
+    """Accuracy minus the baseline's at every k, (S, C), by setup and variant, from :func:`rank_arrays`.
 
     Raises:
-        ValueError: the grid has no such variant.
+        ValueError: there is no such variant.
     """
-    ranks, classes = rank_arrays(grid_name, split)
-    _require_variant(ranks, baseline, grid_name)
+    _require_variant(ranks, baseline)
     curve = {key: np.stack([metrics.topk_curve(row, classes[key[0]]) for row in rows]) for key, rows in ranks.items()}
     return {(setup, variant): rows - curve[setup, baseline]
             for (setup, variant), rows in curve.items() if variant != baseline}
@@ -178,7 +177,7 @@ def differences(grid_name: str, baseline: str = "ce", ks: Sequence[int] = (1, 5,
         ValueError: unknown baseline, or a k outside 1..number of classes.
     """
     rows: list[dict[str, Any]] = []
-    for (setup, variant), gaps in paired_differences(grid_name, baseline, split).items():
+    for (setup, variant), gaps in paired_differences(*rank_arrays(grid_name, split), baseline).items():
         if not all(1 <= k <= gaps.shape[1] for k in ks):
             raise ValueError(f"ks={tuple(ks)}: expected values in 1..{gaps.shape[1]}, the classes of setup {setup!r}")
         p = stats.max_t_sign_flips(gaps[:, [k - 1 for k in ks]])
@@ -205,7 +204,7 @@ def difference_bands(grid_name: str, baseline: str = "ce", level: Any = 0.95, dr
     Columns: setup, variant, k, difference, low, high.
     """
     ranks, classes = rank_arrays(grid_name, split)
-    _require_variant(ranks, baseline, grid_name)
+    _require_variant(ranks, baseline)
     pairs = {key: (rows, ranks[key[0], baseline]) for key, rows in ranks.items() if key[1] != baseline}
     return _bands(pairs, classes, "difference", level, draws, seed)
 
@@ -274,20 +273,24 @@ def candidate_differences(grid_name: str, baseline: str = "ce", targets: Sequenc
     Columns: setup, variant, target, difference, low, high, n (seeds).
     """
     ranks, _ = rank_arrays(grid_name, split)
-    _require_variant(ranks, baseline, grid_name)
-    rows = []
+    _require_variant(ranks, baseline)
+    smallest, rows = stats.smallest_k_statistic(targets), []
+
+    def statistic(own: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.subtract(smallest(own), smallest(other))
+
     for (setup, variant), own in ranks.items():
-        for target in targets if variant != baseline else ():
-            band = stats.smallest_k_difference(own, ranks[setup, baseline], target, level, draws, seed)
-            rows.append({"setup": setup, "variant": variant, "target": target, "difference": band.estimate,
-                         "low": band.low, "high": band.high, "n": len(own)})
+        if variant != baseline:
+            band = stats.mean_interval(statistic, own, ranks[setup, baseline], level=level, draws=draws, seed=seed)
+            rows += [{"setup": setup, "variant": variant, "target": target, "difference": band.estimate[i],
+                      "low": band.low[i], "high": band.high[i], "n": len(own)} for i, target in enumerate(targets)]
     return pd.DataFrame(rows)
 
 
-def _require_variant(ranks: Iterable[tuple[str, str]], variant: str, grid_name: str) -> None:
+def _require_variant(ranks: Iterable[tuple[str, str]], variant: str) -> None:
     names = list(dict.fromkeys(name for _, name in ranks))
     if variant not in names:
-        raise ValueError(f"baseline={variant!r}: expected a variant of grid {grid_name!r}: {', '.join(names)}")
+        raise ValueError(f"baseline={variant!r}: expected one of the variants {', '.join(names)}")
 
 
 def present(grid_name: str) -> list[tuple[Cell, Record]]:

@@ -1,0 +1,175 @@
+"""One function per table: a grid's records in, a frame of strings out, ready to be shown.
+
+Accuracies are percent, differences percentage points. ``mean ± sd`` is over seeds, whose number is in the
+column n; brackets hold intervals. Functions that resample also take the frame of :mod:`paperlib.analysis`, for
+pages that have it already.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from paperlib import analysis
+
+_MINUS = "\N{MINUS SIGN}"
+
+
+def markdown(frame: pd.DataFrame, caption: str, name: str) -> str:
+    """A numbered table that text can refer to: MyST source for ``IPython.display.Markdown``.
+
+    Args:
+        frame: a row a row; the index is not shown.
+        caption: one sentence; may hold roles.
+        name: label for ``{numref}``, of lower-case letters, digits and hyphens.
+
+    Raises:
+        ValueError: no rows, or a name that cannot be a label.
+    """
+    if frame.empty:
+        raise ValueError(f"table {name!r}: expected at least one row")
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise ValueError(f"name={name!r}: expected lower-case letters, digits and hyphens, as in 'tab-accuracy'")
+    cells = frame.astype(str).map(lambda text: text.replace("|", "\\|"))
+    numeric = [bool(cells[column].str.fullmatch(rf"[-+{_MINUS}]?[\d.]+( [±[].*)?").all()) for column in cells]
+    body = cells.to_markdown(index=False, disable_numparse=True,
+                             colalign=["right" if right else "left" for right in numeric])
+    return f"```{{table}} {' '.join(caption.split())}\n:name: {name}\n\n{body}\n```"
+
+
+def accuracies(grid_name: str, ks: Sequence[int] = (1, 5, 10, 20), targets: Sequence[int] = (95, 99),
+               links: Mapping[tuple[str, str], str] | None = None) -> pd.DataFrame:
+    """Accuracy at some k, and the smallest k for some targets, of every loss.
+
+    Args:
+        grid_name: the grid.
+        ks: out of 1, 2, 5, 10 and 20.
+        targets: in percent, out of 90, 95 and 99.
+        links: pages to link a loss to, by (setup, variant).
+    """
+    columns = {f"top{k}": f"top-{k}" for k in ks} | {f"k{target}": f"k for {target} %" for target in targets}
+    frame = analysis.summary(grid_name, list(columns))
+    unit = [100 if quantity.startswith("top") else 1 for quantity in frame["quantity"]]
+    frame["text"] = list(map(_mean, unit * frame["mean"], unit * frame["sd"]))
+    frame["n"] = frame.groupby(["setup", "variant"])["n"].transform("max")
+    return _wide(frame, grid_name, "quantity", columns, links, extra=["n"])
+
+
+def differences(grid_name: str, ks: Sequence[int] = (1, 5, 10, 25), comparisons: int = 1,
+                frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Accuracy minus cross entropy's in percentage points, with paired t intervals."""
+    found = analysis.differences(grid_name, ks=ks, comparisons=comparisons) if frame is None else frame.copy()
+    found["text"] = [_signed(100 * row.mean, 100 * row.low, 100 * row.high, 2) for row in _rows(found)]
+    return _wide(found, grid_name, "k", {k: f"top-{k}" for k in found["k"].unique()}, extra=["n"])
+
+
+def candidates(grid_name: str, frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Smallest k for each target, averaged over seeds, with intervals over seeds and images."""
+    found = analysis.candidates(grid_name) if frame is None else frame.copy()
+    found["text"] = [f"{row.k:.1f} [{row.low:.1f}, {row.high:.1f}]" for row in _rows(found)]
+    return _wide(found, grid_name, "target", _targets(found), extra=["n"])
+
+
+def candidate_differences(grid_name: str, frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """How many candidates more than cross entropy, with paired intervals over seeds and images."""
+    found = analysis.candidate_differences(grid_name) if frame is None else frame.copy()
+    found["text"] = [_signed(row.difference, row.low, row.high, 1) for row in _rows(found)]
+    return _wide(found, grid_name, "target", _targets(found), extra=["n"])
+
+
+def certificates(grid_name: str, targets: Sequence[float] = (0.95, 0.99)) -> pd.DataFrame:
+    """Smallest k of each trained network with its exact interval over images, and the k certified for it."""
+    found = analysis.certificates(grid_name, targets)
+    found["text"] = [f"{row.k} [{row.low}, {_or(row.high, 'no bound')}]" for row in _rows(found)]
+    found["promise"] = [_or(row.certified, "none") for row in _rows(found)]
+    keys = ["setup", "variant", "seed"]
+    parts = {}
+    for target in targets:
+        own = found[found["target"] == target].set_index(keys)
+        parts[f"k for {100 * target:g} %"] = own["text"]
+        parts[f"certified for {100 * target:g} %"] = own["promise"]
+    return _named(pd.DataFrame(parts).reset_index(), grid_name)
+
+
+def verdicts(frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The five claims with the paper's figure, ours, and the verdict in bold."""
+    found = analysis.verdicts() if frame is None else frame.copy()
+    found["verdict"] = [f"**{verdict}**" for verdict in found["verdict"]]
+    return found.rename(columns={"id": "", "claim": "the paper's claim", "paper": "the paper's figure"})
+
+
+def status(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Runs that have a record, and those that miss one."""
+    found = analysis.status(grid_names)
+    found["core_hours"] = [f"{hours:.1f}" for hours in found["core_hours"]]
+    found["missing"] = [row.missing_runs or "none" for row in _rows(found)]
+    found = found.drop(columns="missing_runs").replace({"protocol": {"": "–"}})
+    return found.rename(columns={"core_hours": "core hours", "missing": "missing runs"}).astype(str)
+
+
+def environments(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Versions, device and code of the runs."""
+    found = analysis.environments(grid_names)
+    found["commit"] = [(row.commit or "unknown")[:7] + (" (changed)" if row.dirty is True else "")
+                       for row in _rows(found)]
+    first = ["grid", "runs", "device", "threads", "cpu_capability", "platform", "commit"]
+    found = found[[*first, *(name for name in found if name not in {*first, "dirty"})]]
+    return found.rename(columns={"cpu_capability": "instruction set"}).astype(str)
+
+
+def run_list(grid_name: str) -> pd.DataFrame:
+    """Every run of a grid: its place, identifier, top-1 accuracy and wall time."""
+    found = _named(analysis.runs(grid_name), grid_name)
+    found["top-1 (%)"] = [f"{100 * value:.1f}" for value in found["top1"]]
+    found["minutes"] = [f"{value:.1f}" for value in found["minutes"]]
+    return found[["setup", "loss", "seed", "run_id", "top-1 (%)", "minutes"]].rename(columns={"run_id": "run"})
+
+
+def _wide(frame: pd.DataFrame, grid_name: str, column: str, names: Mapping[Any, str],
+          links: Mapping[tuple[str, str], str] | None = None, extra: Sequence[str] = ()) -> pd.DataFrame:
+    """One row a setup and variant, one column of text for each value of ``column``, in the grid's order."""
+    keys = ["setup", "variant"]
+    wide = frame.pivot(index=[*keys, *extra], columns=column, values="text")[list(names)]
+    order = list(frame[[*keys, *extra]].drop_duplicates().itertuples(index=False, name=None))
+    wide = wide.loc[order].rename(columns=names).rename_axis(columns=None).reset_index()
+    wide = wide[[*keys, *names.values(), *extra]]
+    return _named(wide, grid_name, links)
+
+
+def _named(frame: pd.DataFrame, grid_name: str, links: Mapping[tuple[str, str], str] | None = None) -> pd.DataFrame:
+    """Labels in place of names, the variant's column called loss and linked where a page is given."""
+    labels = analysis.labels(grid_name)
+    pages = [(links or {}).get((row.setup, row.variant)) for row in _rows(frame)]
+    named = frame.assign(setup=frame["setup"].map(labels), variant=frame["variant"].map(labels))
+    named["variant"] = [f"[{label}]({page})" if page else label
+                        for label, page in zip(named["variant"], pages, strict=True)]
+    return named.rename(columns={"variant": "loss"})
+
+
+def _rows(frame: pd.DataFrame) -> Any:
+    return frame.itertuples(index=False)
+
+
+def _targets(frame: pd.DataFrame) -> dict[float, str]:
+    return {target: f"k for {100 * target:g} %" for target in frame["target"].unique()}
+
+
+def _mean(mean: float, sd: float) -> str:
+    """``mean ± sd``, or the mean alone for one seed."""
+    return f"{mean:.1f}" if math.isnan(sd) else f"{mean:.1f} ± {sd:.1f}"
+
+
+def _signed(mean: float, low: float, high: float, digits: int) -> str:
+    """``mean [low, high]`` with signs; what rounds to zero has none."""
+    return f"{_sign(mean, digits)} [{_sign(low, digits)}, {_sign(high, digits)}]"
+
+
+def _sign(value: float, digits: int) -> str:
+    text = f"{value:+.{digits}f}".replace("inf", "\N{INFINITY}")
+    return text.replace("-", _MINUS) if float(f"{value:.{digits}f}") else text[1:]
+
+
+def _or(value: Any, otherwise: str) -> str:
+    return otherwise if pd.isna(value) else str(value)
