@@ -141,8 +141,10 @@ def visits(browser, site) -> dict[str, Visit]:
 
 
 @pytest.fixture(params=pages())
-def visit(request, browser, site, visits) -> Visit:
+def visit(request, book, browser, site, visits) -> Visit:
     page = request.param
+    if not (book.html / f"{page}.html").exists():
+        pytest.fail(f"{page} was not built; test_book.py says why")
     if page not in visits:
         visits[page] = look_at(browser, f"{site}/{page}.html", site)
     return visits[page]
