@@ -29,6 +29,7 @@ class LossSpec:
 class Batch:
     """Checked input, one row a sample. ``rows`` is N, or N times the product of the trailing dimensions."""
 
+    logits: Tensor  #: (rows, C) float32 or float64, as they came: what comparisons and differences are made of
     scores: Tensor  #: (rows, C) float32 or float64, row maximum subtracted; -inf where the class is masked
     labels: Tensor  #: (rows,) int64; class 0 stands in where the row is ignored or its label is out of range
     keep: Tensor  #: (rows,) bool, False where ignored
@@ -53,7 +54,7 @@ class Batch:
 
     def reduce_weighted(self, values: Tensor) -> Tensor:
         """As :meth:`reduce`, for values that already carry their class weights."""
-        values = values.masked_fill(self.masked, math.inf).masked_fill(~self.keep, 0.0)
+        values = Saturate.apply(values).masked_fill(self.masked, math.inf).masked_fill(~self.keep, 0.0)
         if self.reduction == "none":
             return values.reshape(self.shape)
         if self.reduction == "sum":
@@ -69,11 +70,48 @@ class Batch:
 
 def _saturate(total: Tensor, values: Tensor) -> Tensor:
     """``total`` held to the dtype's largest number unless one of ``values`` is itself infinite."""
-    overflowed = torch.isinf(total) & ~torch.isinf(values).any()
-    return torch.where(overflowed, torch.finfo(total.dtype).max, total)
+    return torch.where(torch.isinf(values).any(), total, Saturate.apply(total))
 
 
-class _Shift(torch.autograd.Function):
+class Saturate(torch.autograd.Function):
+    """Holds what overflowed to the dtype's largest numbers; the gradient passes unchanged."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(values: Tensor) -> Tensor:
+        limit = torch.finfo(values.dtype).max
+        return values.clamp(-limit, limit)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+class SaturateGradient(torch.autograd.Function):
+    """The identity, with a gradient held to the dtype's largest numbers."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(values: Tensor) -> Tensor:
+        return values.view_as(values)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        limit = torch.finfo(grad.dtype).max
+        return grad.clamp(-limit, limit)
+
+
+class Shift(torch.autograd.Function):
     """Row scores minus their maximum, saturating.
 
     Every loss here is invariant to a shift of its row, so the maximum counts as a constant: the gradient passes
@@ -101,7 +139,7 @@ class _Shift(torch.autograd.Function):
 
 
 def prepare(logits: Tensor, labels: Tensor, weight: Tensor | None, ignore_index: int, reduction: str,
-            k: int | None = None) -> Batch:
+            k: Any = ...) -> Batch:
     """Check the arguments that all losses share and lay the samples out as rows.
 
     Raises:
@@ -111,11 +149,11 @@ def prepare(logits: Tensor, labels: Tensor, weight: Tensor | None, ignore_index:
     """
     _check_form(logits, labels, weight, ignore_index, reduction)
     num_classes = logits.shape[1]
-    if k is not None:
+    if k is not ...:
         check_k(k, num_classes)
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    rows = logits.movedim(1, -1).reshape(-1, num_classes)
+    rows = SaturateGradient.apply(logits.movedim(1, -1).reshape(-1, num_classes))
     flat = labels.reshape(-1)
     keep = flat != ignore_index
     in_range = (flat >= 0) & (flat < num_classes)
@@ -124,7 +162,7 @@ def prepare(logits: Tensor, labels: Tensor, weight: Tensor | None, ignore_index:
     masked = rows.detach().gather(1, flat.unsqueeze(1)).squeeze(1) == -math.inf
     if weight is not None:
         weight = weight.to(rows.dtype)
-    return Batch(_Shift.apply(rows), flat, keep, masked & keep, weight, reduction, labels.shape)  # type: ignore[arg-type]
+    return Batch(rows, Shift.apply(rows), flat, keep, masked & keep, weight, reduction, labels.shape)  # type: ignore[arg-type]
 
 
 def check_k(k: int, num_classes: int) -> None:

@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from paperlib.losses._common import LossSpec, Reduction, prepare
+from paperlib.losses._common import LossSpec, Reduction, Shift, prepare
 
 
 def truncated_topk_entropy(logits: Tensor, labels: Tensor, *, k: int = 5, weight: Tensor | None = None,
@@ -31,11 +31,12 @@ def truncated_topk_entropy(logits: Tensor, labels: Tensor, *, k: int = 5, weight
         ValueError: an argument is off; see :mod:`paperlib.losses` for which checks run where.
     """
     batch = prepare(logits, labels, weight, ignore_index, reduction, k)
-    label, label_score = batch.labels.unsqueeze(1), batch.label_scores()
-    strongest = batch.scores.detach().scatter(1, label, -math.inf).topk(k - 1, dim=1).indices
+    label = batch.labels.unsqueeze(1)
+    strongest = batch.logits.detach().scatter(1, label, -math.inf).topk(k - 1, dim=1).indices
     # Masked classes may leave fewer than k - 1 competitors; the label's own score is put back in any case.
-    kept = batch.scores.scatter(1, strongest, -math.inf).scatter(1, label, label_score.unsqueeze(1))
-    return batch.reduce(kept.logsumexp(dim=1) - label_score)
+    kept = batch.logits.scatter(1, strongest, -math.inf).scatter(1, label, batch.logits.gather(1, label))
+    kept = Shift.apply(kept)
+    return batch.reduce(kept.logsumexp(dim=1) - batch.at_label(kept).masked_fill(batch.masked, 0.0))
 
 
 SPECS = (LossSpec(truncated_topk_entropy, "truncated top-k entropy", "lapin2016loss"),)

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from paperlib.losses._common import Batch, LossSpec, Reduction, check_choice, check_number, prepare
+from paperlib.losses._common import Batch, LossSpec, Reduction, SaturateGradient, check_choice, check_number, prepare
 
 Gate = Literal["ratio", "linear", "none"]
 Blend = Literal["probability", "loss"]
@@ -84,11 +84,12 @@ def _transition(batch: Batch, k: int, gate: str, tau: float, margin: float, stre
                 blend: str) -> Tensor:
     """Per-sample losses, (rows,), as differences of two log-sums: no probability is ever formed."""
     scores, label_score = batch.scores, batch.label_scores()
-    top = scores.detach().topk(k + 1, dim=1).indices  # selection only; gradients go through the gathers below
+    top = batch.logits.detach().topk(k + 1, dim=1).indices  # selection only; gradients go through the gathers below
     best = scores.gather(1, top)
-    group, outside = best[:, :k], best[:, k]
-    inside = (label_score > outside) & ~batch.masked
-    depth = torch.where(inside, label_score - outside, 1.0)  # 1: any positive stand-in, its result is not used
+    group = best[:, :k]
+    own, outside = batch.at_label(batch.logits), batch.logits.gather(1, top[:, k:]).squeeze(1)
+    inside = (own > outside) & ~batch.masked
+    depth = torch.where(inside, own - outside, 1.0)  # 1: any positive stand-in, its result is not used
     if detach_gate:
         depth = depth.detach()
     if gate == "ratio":
@@ -97,6 +98,7 @@ def _transition(batch: Batch, k: int, gate: str, tau: float, margin: float, stre
         openness = (depth / margin).clamp(max=1.0)
     else:
         openness = torch.ones_like(depth)
+    openness = SaturateGradient.apply(openness)  # a gate that is open passes 0 on, which times infinity is NaN
     log_z = scores.logsumexp(dim=1)
     in_group = inside.unsqueeze(1) & (top[:, :k] != batch.labels.unsqueeze(1))
     if blend == "loss":

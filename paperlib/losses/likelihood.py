@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from paperlib.losses._common import LossSpec, Reduction, check_number, prepare
+from paperlib.losses._common import LossSpec, Reduction, Saturate, check_number, prepare
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, weight: Tensor | None = None,
@@ -38,12 +38,13 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
     if label_smoothing == 0:
         return batch.reduce(values)
     absent = batch.scores == -math.inf
-    share = torch.where(absent, 0.0, 1.0) if batch.weight is None else torch.where(absent, 0.0, batch.weight)
-    share = share * (label_smoothing / (~absent).sum(dim=1, keepdim=True))
+    share = torch.ones_like(batch.scores) if batch.weight is None else batch.weight.expand_as(batch.scores)
+    share = share.masked_fill(absent, 0.0)
+    share = share * (label_smoothing / (~absent).sum(dim=1, keepdim=True).to(share.dtype))
     # Weighing before summing keeps C huge terms from overflowing together.
     smooth = ((log_z.unsqueeze(1) - batch.scores.masked_fill(absent, 0.0)) * share).sum(dim=1)
     if batch.weight is not None:
-        values = values * batch.weight[batch.labels]
+        values = Saturate.apply(values * batch.weight[batch.labels])
     return batch.reduce_weighted((1 - label_smoothing) * values + smooth)
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paperlib.losses._common import LossSpec, Reduction, check_number, prepare
+from paperlib.losses._common import LossSpec, Reduction, Saturate, check_number, prepare
 
 
 def smooth_topk_svm(logits: Tensor, labels: Tensor, *, k: int = 5, tau: float = 1.0, margin: float = 1.0,
@@ -45,15 +45,15 @@ def smooth_topk_svm(logits: Tensor, labels: Tensor, *, k: int = 5, tau: float = 
     check_number("tau", tau, 0, open_low=True)
     check_number("margin", margin, 0)
     batch = prepare(logits, labels, weight, ignore_index, reduction, k)
-    label_score = batch.label_scores()
-    others = batch.scores.scatter(1, batch.labels.unsqueeze(1), -math.inf)
+    label_score = batch.at_label(batch.logits).masked_fill(batch.masked, 0.0)
+    others = batch.logits.scatter(1, batch.labels.unsqueeze(1), -math.inf)
     # The k-th best competitor is the natural origin: above it exactly k - 1 factors, so e_k and e_(k-1) are near 1.
     # The loss does not depend on the origin, which therefore counts as a constant in the gradient.
     origin = others.detach().topk(k, dim=1).values[:, -1]
     safe = origin == -math.inf  # fewer than k competitors are left: the label is in the top k, the loss is 0
     origin = origin.masked_fill(safe, 0.0)
     log_ratio = _log_ratio((others - origin.unsqueeze(1)) / (k * tau), k)
-    excess = margin + tau * log_ratio + (origin - label_score) / k
+    excess = Saturate.apply(margin + tau * log_ratio + Saturate.apply(origin - label_score) / k)
     # Beyond 100 tau the soft plus is its argument to the last bit, and excess / tau might not fit the dtype.
     linear = excess > 100 * tau
     soft = tau * torch.logaddexp(torch.where(linear, 0.0, excess / tau), excess.new_zeros(()))
