@@ -269,7 +269,7 @@ def class_regions(frame: pd.DataFrame, panels: Mapping[str, str]) -> Plotted:
             table = frame.pivot(index="y", columns="x", values=column)
             axes.imshow([[colours[name] for name in row] for row in table.to_numpy()], origin="lower", alpha=0.75,
                         extent=(-1, 1, -1, 1), interpolation="nearest")
-            handles = [plt.Line2D([], [], marker="s", linestyle="", markersize=10, color=colour, alpha=0.75, label=name)
+            handles = [Line2D([], [], marker="s", linestyle="", markersize=10, color=colour, alpha=0.75, label=name)
                        for name, colour in colours.items()]
             axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, handletextpad=0.1,
                         columnspacing=0.8)
@@ -304,6 +304,8 @@ def _panels(frame: pd.DataFrame, draw: Draw, labels: Labels, dress: Callable[[Ax
             dress(axes)
             if titles:
                 axes.set_title(_name(setup, labels), loc="left")
+        for axes in grid[:, 1:].flat:
+            axes.set_ylabel("")
         for axes in grid.flat[len(setups):]:
             axes.set_visible(False)
         for axes in grid[-1]:

@@ -1,0 +1,245 @@
+"""Figures draw what their frame says, in one look; tables show what the records hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from grids_for_tests import STUDY, Study, geometric_ranks
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
+
+from paperlib import analysis, figures, tables
+
+GRID = "first-study"
+RATES = {"ce": 0.30, "ramp": 0.32, "grouped": 0.28}
+
+
+@pytest.fixture
+def done(tmp_path, monkeypatch) -> Study:
+    study = Study(tmp_path / "study", monkeypatch)
+    study.grid(GRID, STUDY)
+    study.write(GRID, lambda cell: geometric_ranks(cell, RATES[cell.variant] - 0.1 * (cell.setup == "fifth")))
+    return study
+
+
+def loss_frame() -> pd.DataFrame:
+    x = np.linspace(-2, 2, 9)
+    return pd.DataFrame([{"x": a, "curve": curve, "quantity": quantity, "value": a * scale}
+                         for curve, scale in (("cross entropy", 1), ("grouped", 2))
+                         for quantity in ("loss", "gradient") for a in x])
+
+
+ALL = {
+    "topk_curves": lambda names: figures.topk_curves(analysis.curve_bands(GRID, draws=50), names),
+    "differences": lambda names: figures.differences(analysis.differences(GRID), names),
+    "difference_curves": lambda names: figures.difference_curves(analysis.difference_bands(GRID, draws=50), names),
+    "tradeoff": lambda names: figures.tradeoff(analysis.runs(GRID), labels=names),
+    "candidates_forest": lambda names: figures.candidates_forest(analysis.candidates(GRID, draws=50), names),
+    "training_curves": lambda names: figures.training_curves(analysis.history(GRID).query("setup == 'all'"), names),
+    "loss_curves": lambda names: figures.loss_curves(loss_frame(), "score", {"loss": "loss (nats)"}),
+    "class_regions": lambda names: figures.class_regions(
+        pd.DataFrame({"x": [0, 1, 0, 1], "y": [0, 0, 1, 1], "one": list("aabb"), "two": list("abab")}),
+        {"one": "first", "two": "second"}),
+}
+
+
+def words(figure) -> str:
+    """All the text that a figure shows."""
+    return "\n".join(text.get_text() for text in figure.findobj(plt.Text) if text.get_visible())
+
+
+def test_every_public_figure_is_tested():
+    public = {name for name, value in vars(figures).items()
+              if callable(value) and getattr(value, "__module__", "") == figures.__name__ and name[0].islower()}
+    assert public - {"style", "looks"} == set(ALL)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_figure_is_labelled_readable_and_not_shown_twice(done, name, tmp_path):
+    before = plt.get_fignums()
+    figure, frame = ALL[name](analysis.labels(GRID))
+    assert plt.get_fignums() == before
+    assert isinstance(frame, pd.DataFrame) and len(frame)
+    assert figure.get_figwidth() == figures.WIDTH
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert shown[0].get_ylabel() or name == "candidates_forest"  # whose ticks are the losses
+    assert shown[-1].get_xlabel()
+    figure.savefig(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 5000
+    if name not in {"loss_curves", "class_regions"}:  # those get their names in the frame
+        assert "transition, late ramp" in words(figure).replace(",\n", ", ")
+        assert "late ramp" not in words(ALL[name](None)[0])
+    sizes = [text.get_fontsize() for text in figure.findobj(plt.Text) if text.get_text() and text.get_visible()]
+    assert min(sizes) >= 11
+
+
+def test_a_loss_keeps_its_colour_and_marker():
+    alone, together = figures.looks(["ramp"]), figures.looks(["grouped", "new", "ce", "ramp", "newer"])
+    assert alone["ramp"] == together["ramp"]
+    assert len(set(together.values())) == 5
+    assert len({marker for _, marker in together.values()}) == 5
+    with pytest.raises(ValueError, match="at most 10"):
+        figures.looks([f"loss{i}" for i in range(11)])
+
+
+def test_style_ends_with_its_block():
+    before = plt.rcParams["font.size"], plt.rcParams["figure.dpi"]
+    with figures.style():
+        assert plt.rcParams["figure.dpi"] == 150
+    assert (plt.rcParams["font.size"], plt.rcParams["figure.dpi"]) == before
+
+
+def test_topk_curves_draw_the_error_in_percent(done):
+    bands = analysis.curve_bands(GRID, draws=50)
+    figure, frame = figures.topk_curves(bands)
+    line = figure.axes[0].get_lines()[1]
+    own = bands.query("setup == 'all' and variant == 'ramp'")
+    np.testing.assert_allclose(line.get_ydata()[:5], 100 * (1 - own["accuracy"].to_numpy()[:5]))
+    assert to_rgb(line.get_color()) == pytest.approx(to_rgb(figures.looks(["ramp"])["ramp"][0]))
+    assert figure.axes[0].get_yscale() == figure.axes[0].get_xscale() == "log"
+    assert frame["error"].min() >= 0.2
+    assert (frame.error_low <= frame.error).all() and (frame.error <= frame.error_high).all()
+
+
+def test_differences_draw_points_and_bars_and_none_for_one_seed(done):
+    intervals = analysis.differences(GRID)
+    figure, frame = figures.differences(intervals)
+    np.testing.assert_allclose(frame["mean"], 100 * intervals["mean"])
+    bar = figure.axes[0].containers[0]
+    own = frame.query("setup == 'all' and variant == 'ramp'")
+    np.testing.assert_allclose(bar.lines[0].get_ydata().astype(float), own["mean"])
+    ends = np.array([segment[:, 1] for segment in bar.lines[2][0].get_segments()])
+    np.testing.assert_allclose(ends, own[["low", "high"]].to_numpy())
+    unbounded = intervals.assign(low=-np.inf, high=np.inf)
+    axes = figures.differences(unbounded)[0].axes[0]
+    assert np.isfinite(axes.get_ylim()).all()
+
+
+def test_tradeoff_marks_means_among_runs(done):
+    runs = analysis.runs(GRID)
+    figure, frame = figures.tradeoff(runs, y="top10")
+    lines = figure.axes[1].get_lines()
+    own = runs.query("setup == 'fifth' and variant == 'ce'")
+    assert len(lines) == 6  # three losses, runs and mean
+    assert (lines[1].get_xdata()[0], lines[1].get_ydata()[0]) == pytest.approx(
+        (100 * own.top1.mean(), 100 * own.top10.mean()))
+    assert len(lines[0].get_xdata()) == 3
+    assert list(frame.columns) == ["setup", "variant", "seed", "top1", "top10"]
+
+
+def test_forest_writes_the_numbers_it_draws(done):
+    candidates = analysis.candidates(GRID, draws=50)
+    shown = words(figures.candidates_forest(candidates)[0])
+    for k in candidates["k"]:
+        assert f"{k:.1f}".removesuffix(".0") in shown.split("\n")
+    assert "99 % accuracy" in shown
+
+
+def test_training_curves_average_seeds_of_one_setup(done):
+    history = analysis.history(GRID)
+    figure, frame = figures.training_curves(history[history.setup == "all"])
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "top-1 (%)", "top-5 (%)", "strength"]
+    assert frame.query("variant == 'ce' and epoch == 2")["validation_top1"].item() == pytest.approx(38)
+    without = figures.training_curves(history.query("setup == 'all' and variant == 'ce'"))[0]
+    assert len(without.axes) == 3  # no transition, no strength
+    with pytest.raises(ValueError, match="setups all, fifth: expected rows of one setup"):
+        figures.training_curves(history)
+
+
+def test_many_setups_stand_two_abreast(done):
+    runs = analysis.runs(GRID)
+    many = pd.concat([runs.assign(setup=f"{setup}{i}") for i in range(5) for setup in ("s",)])
+    figure = figures.tradeoff(many)[0]
+    assert len(figure.axes) == 6
+    assert [axes.get_visible() for axes in figure.axes] == [True] * 5 + [False]
+
+
+# --- tables -----------------------------------------------------------------------------------------------
+
+def test_accuracy_table_shows_mean_sd_and_n(done):
+    table, runs = tables.accuracies(GRID, links={("all", "ramp"): "runs/ramp.ipynb"}), analysis.runs(GRID)
+    assert list(table.columns) == ["setup", "loss", "top-1", "top-5", "top-10", "top-20", "k for 95 %",
+                                   "k for 99 %", "n"]
+    assert list(table["setup"].unique()) == ["all images", "a fifth of the images"]
+    assert list(table["loss"][:3]) == ["cross entropy", "[transition, late ramp](runs/ramp.ipynb)",
+                                       "grouped from the start"]
+    own = runs.query("setup == 'fifth' and variant == 'grouped'")
+    assert table.iloc[5]["top-5"] == f"{100 * own.top5.mean():.1f} ± {100 * own.top5.std():.1f}"
+    assert table.iloc[5]["k for 99 %"] == f"{own.k99.mean():.1f} ± {own.k99.std():.1f}"
+    assert (table["n"] == 3).all()
+    assert list(tables.accuracies(GRID, ks=(1, 2), targets=()).columns) == ["setup", "loss", "top-1", "top-2", "n"]
+
+
+def test_one_seed_has_no_spread(done):
+    done.grid("single", STUDY.replace("seeds = [0, 1, 2]", "seeds = [0]"))
+    assert "±" not in tables.accuracies("single").to_string()
+    assert tables.differences("single").iloc[0]["top-1"].endswith("[−∞, +∞]")
+
+
+def test_difference_tables_carry_signs(done):
+    table = tables.differences(GRID)
+    row = analysis.differences(GRID).query("setup == 'all' and variant == 'ramp' and k == 1").iloc[0]
+    assert table.iloc[0]["top-1"] == (f"{100 * row['mean']:+.2f} [{100 * row.low:+.2f}, {100 * row.high:+.2f}]"
+                                      .replace("-", "−"))
+    assert list(table["loss"].unique()) == ["transition, late ramp", "grouped from the start"]
+    saved = analysis.candidate_differences(GRID, draws=50)
+    shown = tables.candidate_differences(GRID, saved)
+    assert list(shown.columns) == ["setup", "loss", "k for 90 %", "k for 95 %", "k for 99 %", "n"]
+    assert shown.iloc[0]["k for 99 %"].startswith("−")
+    assert "text" not in saved.columns  # the page's frame is left as it was
+
+
+def test_nothing_is_written_as_minus_zero(done):
+    frame = pd.DataFrame({"setup": ["all"], "variant": ["ramp"], "k": [1], "mean": [-1e-6], "low": [-0.01],
+                          "high": [0.0], "n": [3]})
+    assert tables.differences(GRID, frame=frame).iloc[0]["top-1"] == "0.00 [−1.00, 0.00]"
+
+
+def test_candidate_and_certificate_tables(done):
+    frame = analysis.candidates(GRID, draws=50)
+    first = frame.iloc[0]
+    assert tables.candidates(GRID, frame).iloc[0]["k for 90 %"] == f"{first.k:.1f} [{first.low:.1f}, {first.high:.1f}]"
+    table, runs = tables.certificates(GRID, (0.9, 0.999)), analysis.certificates(GRID, (0.9,))
+    assert len(table) == 18
+    first = runs.iloc[0]
+    assert table.iloc[0]["k for 90 %"] == f"{first.k} [{first.low}, {first.high}]"
+    assert table.iloc[0]["certified for 90 %"] == str(first.certified)
+    assert table.iloc[0]["certified for 99.9 %"] == "none"
+    assert "no bound" in table.iloc[0]["k for 99.9 %"]
+
+
+def test_status_tables(done):
+    cell = done.cell(GRID, "all", "ce", 1)
+    (done.records / GRID / f"{cell.config.run_id}.json").unlink()
+    assert tables.status().iloc[0][["runs", "missing runs"]].tolist() == ["17", cell.config.run_id]
+    assert tables.environments().iloc[0][["runs", "commit", "device"]].tolist() == ["17", "c0ffee", "a CPU"]
+    done.grid("later", STUDY.replace("epochs = 2", "epochs = 5"))
+    assert tables.status().set_index("grid").loc["later", "protocol"] == "–"
+
+
+def test_run_list_and_verdicts(done):
+    table = tables.run_list(GRID)
+    assert len(table) == 18 and table.iloc[0]["loss"] == "cross entropy"
+    assert table.iloc[0]["run"] == done.cell(GRID, "all", "ce", 0).config.run_id
+    claims = pd.DataFrame({"id": ["C1"], "claim": ["c"], "paper": ["p"], "ours": ["o"], "verdict": ["partly"]})
+    assert tables.verdicts(claims).iloc[0].tolist() == ["C1", "c", "p", "o", "**partly**"]
+
+
+def test_markdown_is_a_numbered_table():
+    frame = pd.DataFrame({"loss": ["a | b", "c"], "top-1": ["66.50 ± 0.20", "−1"], "setup": ["2 stripes", "x"]})
+    assert tables.markdown(frame, "A caption\nover lines.", "tab-x").split("\n") == [
+        "```{table} A caption over lines.",
+        ":name: tab-x",
+        "",
+        "| loss   |        top-1 | setup     |",
+        "|:-------|-------------:|:----------|",
+        r"| a \| b | 66.50 ± 0.20 | 2 stripes |",
+        "| c      |           −1 | x         |",
+        "```",
+    ]
+    for name in ("", "Tab", "tab x", "-x"):
+        with pytest.raises(ValueError, match="lower-case letters"):
+            tables.markdown(frame, "c", name)
+    with pytest.raises(ValueError, match="at least one row"):
+        tables.markdown(frame.iloc[:0], "c", "tab-x")
