@@ -51,6 +51,7 @@ def execute(chapter: Path) -> nbformat.NotebookNode:
         notebook,
         kernel_name="python3",
         timeout=300,
+        startup_timeout=300,
         record_timing=False,
         coalesce_streams=True,
         resources={"metadata": {"path": str(RECORDED)}},  # where nbval will run it

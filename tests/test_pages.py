@@ -104,6 +104,7 @@ def look_at(browser, address: str, site: str) -> Visit:
     """Opens a page, lets it settle, and notes all that the tests ask about."""
     seen = Visit()
     context = browser.new_context(viewport=WIDE)
+    context.set_default_timeout(120_000)  # milliseconds: a busy machine takes its time
 
     def only_from_here(route):
         if route.request.url.startswith((site, "data:", "blob:")):
@@ -119,10 +120,10 @@ def look_at(browser, address: str, site: str) -> Visit:
     page.on("response", lambda r: seen.errors.append(f"{r.status} {r.url}") if r.status >= 400 else None)
     page.goto(address, wait_until="load")
     if page.query_selector(".math"):
-        page.wait_for_function(MATHJAX_IS_THERE, timeout=60_000)
+        page.wait_for_function(MATHJAX_IS_THERE)
         page.evaluate("() => MathJax.startup.promise.then(() => true)")
     page.evaluate(LOAD_ALL_IMAGES)
-    page.wait_for_function("() => [...document.images].every(image => image.complete)", timeout=30_000)
+    page.wait_for_function("() => [...document.images].every(image => image.complete)")
     seen.raw_tex = page.evaluate(RAW_TEX)
     seen.equations = page.evaluate(EQUATIONS)
     seen.images = page.evaluate(IMAGES)
