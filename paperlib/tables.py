@@ -94,10 +94,11 @@ def certificates(grid_name: str, targets: Sequence[float] = (0.95, 0.99)) -> pd.
 
 
 def verdicts(frame: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The five claims with the paper's figure, ours, and the verdict in bold."""
-    found = analysis.verdicts() if frame is None else frame.copy()
-    found["verdict"] = [f"**{verdict}**" for verdict in found["verdict"]]
-    return found.rename(columns={"id": "", "claim": "the paper's claim", "paper": "the paper's figure"})
+    """The five claims, each with the paper's figure, beside ours and the verdict in bold."""
+    found = analysis.verdicts() if frame is None else frame
+    return pd.DataFrame({
+        "the paper's claim and figure": [f"**{row.id}** {row.claim}: {row.paper}." for row in _rows(found)],
+        "ours": found["ours"], "verdict": [f"**{verdict}**" for verdict in found["verdict"]]})
 
 
 def status(grid_names: Sequence[str] | None = None) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 Every function takes the name of a grid and reads its records; a missing run is an error that names it.
 """
 
-from paperlib.analysis.claims import part_status, region_verdict, setups_verdict, size_verdict, verdicts
+from paperlib.analysis.claims import Place, part_status, region_verdict, setups_verdict, size_verdict, verdicts
 from paperlib.analysis.frames import (
     candidate_differences,
     candidates,
@@ -22,7 +22,7 @@ from paperlib.analysis.frames import (
 )
 
 __all__ = [
-    "candidate_differences", "candidates", "certificates", "curve_bands", "curves", "difference_bands",
+    "Place", "candidate_differences", "candidates", "certificates", "curve_bands", "curves", "difference_bands",
     "differences", "environments", "history", "labels", "part_status", "region_verdict", "require_comparable",
     "runs", "setups_verdict", "size_verdict", "status", "summary", "verdicts",
 ]

@@ -1,7 +1,7 @@
 """Statistics for ranks and seeds: exact where counts decide, simulated with a stated seed elsewhere.
 
 ``order``: intervals for proportions and for the smallest k, exact.
-``seeds``: comparisons over training seeds: paired t, max-|t| sign flips, Holm, equivalence.
+``seeds``: comparisons over training seeds: paired t, sign flips of the largest ``|t|``, Holm, equivalence.
 ``bootstrap``: two-way bootstrap over seeds and images, for curves and for differences of smallest k.
 """
 
