@@ -158,7 +158,9 @@ def _targets(frame: pd.DataFrame) -> dict[float, str]:
 
 
 def _mean(mean: float, sd: float) -> str:
-    """``mean ± sd``, or the mean alone for one seed."""
+    """``mean ± sd``, the mean alone for one seed, a dash where there is none."""
+    if math.isnan(mean):
+        return "–"
     return f"{mean:.1f}" if math.isnan(sd) else f"{mean:.1f} ± {sd:.1f}"
 
 

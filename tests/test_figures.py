@@ -171,6 +171,12 @@ def test_accuracy_table_shows_mean_sd_and_n(done):
     assert list(tables.accuracies(GRID, ks=(1, 2), targets=()).columns) == ["setup", "loss", "top-1", "top-2", "n"]
 
 
+def test_an_accuracy_that_does_not_exist_is_a_dash(done):
+    done.grid("few", STUDY.replace("epochs = 2", "epochs = 1"))
+    done.write("few", lambda cell: geometric_ranks(cell, 0.5, num_classes=4), num_classes=4)
+    assert set(tables.accuracies("few")["top-5"]) == {"–"}
+
+
 def test_one_seed_has_no_spread(done):
     done.grid("single", STUDY.replace("seeds = [0, 1, 2]", "seeds = [0]"))
     assert "±" not in tables.accuracies("single").to_string()
@@ -223,7 +229,7 @@ def test_run_list_and_verdicts(done):
     assert len(table) == 18 and table.iloc[0]["loss"] == "cross entropy"
     assert table.iloc[0]["run"] == done.cell(GRID, "all", "ce", 0).config.run_id
     claims = pd.DataFrame({"id": ["C1"], "claim": ["c"], "paper": ["p"], "ours": ["o"], "verdict": ["partly"]})
-    assert tables.verdicts(claims).iloc[0].tolist() == ["C1", "c", "p", "o", "**partly**"]
+    assert tables.verdicts(claims).iloc[0].tolist() == ["**C1** c: p.", "o", "**partly**"]
 
 
 def test_markdown_is_a_numbered_table():
