@@ -115,8 +115,9 @@ def environments(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
     found = analysis.environments(grid_names)
     found["commit"] = [(row.commit or "unknown")[:7] + (" (changed)" if row.dirty is True else "")
                        for row in _rows(found)]
-    first = ["grid", "runs", "device", "threads", "cpu_capability", "platform", "commit"]
-    found = found[[*first, *(name for name in found if name not in {*first, "dirty"})]]
+    found["date"] = [row.first if row.first == row.last else f"{row.first} to {row.last}" for row in _rows(found)]
+    first = ["grid", "runs", "date", "device", "threads", "cpu_capability", "platform", "commit"]
+    found = found[[*first, *(name for name in found if name not in {*first, "dirty", "first", "last"})]]
     return found.rename(columns={"cpu_capability": "instruction set"}).astype(str)
 
 

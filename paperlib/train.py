@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -305,9 +306,10 @@ class Clock:
 
 
 def summarize_timing(timing: dict[str, float]) -> dict[str, Any]:
-    """The record's timing: seconds of the timed steps, and the rate in images per second."""
+    """The record's timing: seconds of the timed steps, the rate in images per second, and when the run ended (UTC)."""
     seconds = timing["train_seconds"]
-    return {**timing, "images_per_second": timing["timed_images"] / seconds if seconds else None}
+    return {**timing, "images_per_second": timing["timed_images"] / seconds if seconds else None,
+            "finished": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 @contextmanager

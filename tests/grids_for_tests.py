@@ -98,7 +98,8 @@ def make_record(cell: Cell, ranks: np.ndarray, num_classes: int = 60) -> Record:
               "num_classes": num_classes, "label_flips": 0},
         history=history,
         timing={"train_seconds": 90.0, "train_cpu_seconds": 80.0, "evaluation_seconds": 30.0,
-                "images_per_second": 100.0, "warmup_steps": 5, "timed_images": 9000},
+                "images_per_second": 100.0, "warmup_steps": 5, "timed_images": 9000,
+                "finished": "2026-01-02T03:04:05+00:00"},
         validation=evaluation, test=evaluation)
 
 
