@@ -2,18 +2,20 @@
 # make test     lint, types, tests, recorded chapters, the built pages in a browser
 # make check    lint and types alone
 # make record   run every chapter and record its outputs in tests/recorded
-# make runs     execute the exemplary experiment notebooks into book/runs
+# make runs     JOBS=2: execute the exemplary experiment notebooks into book/runs
+# make grid     GRID=name JOBS=2: run what a grid still misses, through the notebook, by Snakemake
 # make clean    remove what the commands above built (not .venv, not data)
 
 PYTHON ?= python3
 BIN := .venv/bin
+JOBS ?= 1
 
 # One thread for each process: the small tensors here gain nothing from more, and processes run side by side.
 export OMP_NUM_THREADS ?= 1
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := book
-.PHONY: book test check record runs chromium clean
+.PHONY: book test check record runs grid chromium clean
 
 # A change in pyproject.toml makes this stamp, and with it the environment, out of date.
 .venv/.done: pyproject.toml
@@ -21,7 +23,7 @@ export PYTHONUNBUFFERED = 1
 		|| { echo "Python 3.11 or later is needed; name it with: make PYTHON=python3.11 ..."; exit 1; }
 	@echo "Setting up .venv: PyTorch makes this a download of some gigabytes, and it takes minutes ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[book,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[book,test,sweep]'
 	@touch $@
 
 book: .venv/.done
@@ -40,7 +42,12 @@ record: .venv/.done
 	$(BIN)/python tests/record.py
 
 runs: .venv/.done
-	$(BIN)/python experiments/make_runs.py
+	$(BIN)/python experiments/make_runs.py --jobs $(JOBS)
+
+# After a SIGKILL, once: make grid GRID=name ARGS=--unlock
+grid: .venv/.done
+	@test -n "$(GRID)" || { echo "Which grid? make grid GRID=$$(ls experiments/grids | sed 's/\.toml$$//' | paste -sd'|')"; exit 2; }
+	$(BIN)/python -m snakemake --snakefile experiments/Snakefile --cores $(JOBS) --config grid=$(GRID) $(ARGS)
 
 # The page tests need a Chromium; where it can be installed it is, elsewhere those tests are skipped and say so.
 chromium:

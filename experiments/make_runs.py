@@ -105,7 +105,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := [name for name in options.names if name not in known]:
         parser.error(f"no exemplary run {', '.join(unknown)}: expected one of {', '.join(known)}")
     names = options.names or list(known)
-    run.prepare_environment()
     if options.jobs > 1 and len(names) > 1:
         return int(side_by_side(names, options.jobs, options.force))
     failed = False

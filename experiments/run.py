@@ -56,6 +56,7 @@ def execute(config: RunConfig, out: Path, notebook: Path, *, title: str | None =
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
+    prepare_environment()
     output, run_id = sweep.Output(out), config.run_id
     output.prepare()
     source = jupytext.read(SOURCE, fmt="md:myst")
@@ -195,7 +196,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.end_with_parent:
         end_with_parent()
-    prepare_environment()
     try:
         if options.cell and options.values:
             raise ValueError("--cell and key=value exclude each other: a grid's cell has its configuration")

@@ -1,0 +1,67 @@
+"""The Snakefile: what it would run, and one tiny grid for real."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_experiments import copy_of_the_project
+
+from paperlib import grids, records
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("snakemake") is None,
+                                reason="snakemake is not installed (extra: sweep)")
+
+
+@pytest.fixture
+def copy(root, tmp_path) -> Path:
+    return copy_of_the_project(root, tmp_path)
+
+
+def snakemake(copy: Path, *arguments: str, grid: str = "first-study") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", "experiments/Snakefile", "--cores", "1", *arguments]
+    return subprocess.run([*command, "--config", f"grid={grid}"], cwd=copy, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True,
+                          env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"})
+
+
+def planned(copy: Path) -> set[str]:
+    """The run ids that a dry run of the first study names."""
+    called = snakemake(copy, "--dry-run")
+    assert called.returncode == 0, called.stdout
+    return set(re.findall(r"output: experiments/records/first-study/([0-9a-f]{12})\.json", called.stdout))
+
+
+def test_only_missing_records_are_due(copy):
+    runs = [cell.config.run_id for cell in grids.load("first-study").cells]
+    own, shared = copy / "experiments/records/first-study", copy / "experiments/records/another"
+    own.mkdir(parents=True)
+    shared.mkdir()
+    (own / f"{runs[0]}.json").write_text("a record")
+    (shared / f"{runs[1]}.json").write_text("a record of the same run, in another grid")
+    assert planned(copy) == set(runs[2:])
+    with open(copy / "paperlib/train.py", "a") as file:
+        file.write("# Records are evidence: a changed library does not throw them away.\n")
+    for run_id in runs:
+        (own / f"{run_id}.json").write_text("a record")
+    assert planned(copy) == set()
+
+
+def test_an_unknown_grid_is_refused(copy):
+    called = snakemake(copy, "--dry-run", grid="nowhere")
+    assert called.returncode != 0
+    assert "unknown grid 'nowhere': expected one of" in called.stdout
+
+
+def test_a_grid_runs_through_the_notebook_and_then_rests(copy):
+    called = snakemake(copy, grid="tiny")
+    assert called.returncode == 0, called.stdout
+    runs = sorted(cell.config.run_id for cell in grids.load(copy / "experiments/grids/tiny.toml").cells)
+    assert [record.run_id for record in records.load(copy / "experiments/records/tiny")] == runs
+    assert sorted(path.stem for path in (copy / "experiments/logs").glob("*.ipynb")) == runs
+    assert "Nothing to be done" in snakemake(copy, grid="tiny").stdout
