@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import math
-import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import CONTEXT
 from torch import nn
 
 from paperlib import checkpoint as checkpoints
@@ -70,64 +71,43 @@ def uninterrupted():
 
 # A killed run goes on exactly where it was.
 
-# One process a run, forked from one that has imported everything, since that takes longer than all the rest.
-RUNS = """
-import json, os, sys, time
-import sklearn.datasets
-from paperlib import train
-from paperlib.checkpoint import Checkpoint
-from paperlib.config import RunConfig
 
-save = Checkpoint.save
+def run_slowly(config: RunConfig, path: Path, told: Connection) -> None:
+    """A run that saves a checkpoint after every step, says so, and waits a little."""
+    save = Checkpoint.save
 
-def save_and_tell(self, model, optimizer, state):
-    save(self, model, optimizer, state)
-    os.write(1, f"{self.path} {os.getpid()} {state.epoch} {state.step}\\n".encode())
-    time.sleep(0.05)
+    def save_and_tell(self, model, optimizer, state):
+        save(self, model, optimizer, state)
+        told.send((state.epoch, state.step))
+        time.sleep(0.05)
 
-Checkpoint.__init__.__defaults__ = (0.0,)  # seconds: after every step
-Checkpoint.save = save_and_tell
-for path, values in json.load(sys.stdin).items():
-    if os.fork() == 0:
-        train.train(RunConfig.from_dict(values), checkpoint=path, device="cpu", quiet=True)
-        os._exit(0)
-while True:
-    try:
-        print("ended", os.WTERMSIG(os.wait()[1]), flush=True)
-    except ChildProcessError:
-        break
-"""
+    Checkpoint.__init__.__defaults__ = (0.0,)  # seconds
+    Checkpoint.save = save_and_tell
+    run(config, checkpoint=path)
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory, root):
-    """Checkpoints by run id of runs that were killed, with SIGKILL, in the middle of their second epoch."""
-    folder = tmp_path_factory.mktemp("killed")
-    left = {str(folder / f"{config.run_id}.pt"): config.to_dict() for config in (MLP, SPEEDNET, TRACKED)}
-    process = subprocess.Popen([sys.executable, "-c", RUNS], cwd=root, text=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    with process:
-        process.stdin.write(json.dumps(left))
-        process.stdin.close()
-        ends = []
-        for line in process.stdout:
-            first, *numbers = line.split()
-            if first == "ended":
-                ends.append(int(numbers[0]))
-            elif first in left and int(numbers[1]) == 1 and int(numbers[2]) >= STEPS // 2 - 1:
-                os.kill(int(numbers[0]), signal.SIGKILL)
-                del left[first]
-    assert ends == [signal.SIGKILL] * 3 and not left
-    return {path.stem: path for path in folder.glob("*.pt")}
+def kill_in_mid_epoch(config: RunConfig, path: Path) -> None:
+    """Start a run in a process of its own and kill that in the middle of the second epoch."""
+    hears, told = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=run_slowly, args=(config, path, told))
+    process.start()
+    told.close()
+    while hears.recv() < (1, STEPS // 2 - 1):
+        pass
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("config", [MLP, SPEEDNET, TRACKED], ids=["mlp", "speednet in bf16", "tracked strength"])
-def test_a_run_killed_in_mid_epoch_resumes_bit_by_bit(config, killed, uninterrupted):
-    left = torch.load(killed[config.run_id], weights_only=True)["state"]
+def test_a_run_killed_in_mid_epoch_resumes_bit_by_bit(config, uninterrupted, tmp_path):
+    path = tmp_path / "run.pt"
+    kill_in_mid_epoch(config, path)
+    left = torch.load(path, weights_only=True)["state"]
     assert left["epoch"] == 1 and 0 < left["step"] < STEPS and len(left["history"]) == 1
 
     taken = []
-    record, model = run(config, checkpoint=killed[config.run_id], stop=lambda: bool(taken.append(1)))
+    record, model = run(config, checkpoint=path, stop=lambda: bool(taken.append(1)))
 
     assert len(taken) == STEPS - left["step"], "a resumed run does only the steps that were left"
     assert record.timing["resumed"] == 1
@@ -329,7 +309,7 @@ def test_training_averages_are_those_of_the_batches():
         value = nn.functional.cross_entropy(logits, labels)
         if logits.requires_grad:
             ranks = metrics.label_ranks(logits.detach(), labels)
-            seen.append((float(value), float((ranks <= 1).double().mean()), float((ranks <= 2).double().mean())))
+            seen.append([value.item(), (ranks <= 1).double().mean().item(), (ranks <= 2).double().mean().item()])
         return value
 
     state = train.fit(toy_model(3), loss, toy_loaders(), FIT.replace(loss="topk_grouped", k=2), quiet=True)
