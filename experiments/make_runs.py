@@ -40,11 +40,8 @@ class Exemplar:
 
 
 #: One for each setup and family of losses that a table of the report links to.
-EXEMPLARS = (
-    Exemplar("first-study", "all", "ce"),
-    Exemplar("first-study", "fifth", "ce"),
-    Exemplar("first-study", "fifth", "ramp"),
-)
+EXEMPLARS = tuple(Exemplar("first-study", setup, variant)
+                  for setup in ("all", "fifth") for variant in ("ce", "ramp", "grouped"))
 
 
 def digest() -> str:
