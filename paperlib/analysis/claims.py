@@ -66,8 +66,8 @@ def setups_verdict(parts: Sequence[Status], exceptions: int = 0) -> Verdict:
     success and one exception cannot be told from chance.
 
     Returns:
-        "reproduced": enough setups hold. "partly": one holds, or enough at least lean. "not reproduced" otherwise;
-        "not yet tested" without setups.
+        "reproduced": enough setups hold. "partly": one holds, or all but the exceptions lean.
+        "not reproduced" otherwise; "not yet tested" without setups.
     """
     if not parts:
         return "not yet tested"
@@ -75,7 +75,7 @@ def setups_verdict(parts: Sequence[Status], exceptions: int = 0) -> Verdict:
     holds, leans = parts.count("holds"), parts.count("leans")
     if holds >= needed:
         return "reproduced"
-    return "partly" if holds or leans >= min(needed, len(parts)) else "not reproduced"
+    return "partly" if holds or leans >= max(len(parts) - exceptions, 1) else "not reproduced"
 
 
 class Place(NamedTuple):
