@@ -245,7 +245,8 @@ def test_verdict_over_setups(parts, all_of_them, but_one):
 
 
 @pytest.mark.parametrize(("poor", "rich", "verdict"), [
-    ([UP, LEAN], [LEAN], "reproduced"), ([UP], [DOWN], "reproduced"), ([UP], [LEAN, UP], "partly"),
+    ([UP, UP, LEAN], [LEAN], "reproduced"), ([UP, UP], [DOWN], "reproduced"), ([UP, UP], [LEAN, UP], "partly"),
+    ([UP, LEAN], [LEAN], "partly"), ([UP], [DOWN], "partly"),
     ([LEAN, WRONG, LEAN], [WRONG], "partly"), ([LEAN, DOWN], [WRONG], "not reproduced"),
     ([WRONG], [WRONG], "not reproduced"), ([UP], [], "not yet tested"), ([], [LEAN], "not yet tested"),
 ])
@@ -346,8 +347,9 @@ def test_c5_needs_resnet18(study, better, verdict):
 
 
 @pytest.mark.parametrize(("gains", "verdict"), [
-    ({"w4s8": 0.1}, "reproduced"),
-    ({"w4s8": 0.1, "w64s2": 0.1}, "partly"),
+    ({"w4s8": 0.1, "w64s8": 0.1}, "reproduced"),
+    ({"w4s8": 0.1}, "partly"),
+    ({"w4s8": 0.1, "w64s8": 0.1, "w64s2": 0.1}, "partly"),
     ({"w4s8": 0.0, "w4s2": -0.1}, "not reproduced"),
 ])
 def test_c1_needs_complexity_and_capacity(study, gains, verdict):

@@ -89,15 +89,15 @@ def region_verdict(places: Sequence[Place]) -> Verdict:
     """Verdict on C1: a gain in top-2 in some region, and none where the model is rich enough.
 
     Returns:
-        "not yet tested" unless there are both rich and poor places; "reproduced": a lower end above 0 in some poor
-        place and in no rich one. "partly": a gain in both, or the right sign on average over the poor places without
-        an interval below 0. "not reproduced" otherwise.
+        "not yet tested" unless there are both rich and poor places; "reproduced": a lower end above 0 in at least two
+        poor places, since one is no region, and in no rich one. "partly": in one place, or in rich ones too, or the
+        right sign on average over the poor places without an interval below 0. "not reproduced" otherwise.
     """
     poor, rich = [p.gain for p in places if not p.rich], [p.gain for p in places if p.rich]
     if not poor or not rich:
         return "not yet tested"
-    if any(gain.low > 0 for gain in poor):
-        return "partly" if any(gain.low > 0 for gain in rich) else "reproduced"
+    if gains := sum(gain.low > 0 for gain in poor):
+        return "reproduced" if gains >= 2 and not any(gain.low > 0 for gain in rich) else "partly"
     leaning = np.mean([gain.mean for gain in poor]) > 0 and all(gain.high >= 0 for gain in poor)
     return "partly" if leaning else "not reproduced"
 
