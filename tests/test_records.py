@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import threading
+import time
 import zlib
 
 import numpy as np
@@ -188,7 +191,7 @@ for _ in range(60):
 def test_two_processes_append_without_mixing_their_lines(tmp_path, root):
     path, writers = tmp_path / "runs.jsonl", []
     for seed in (0, 1):
-        source = records.write(make(seed, n=5000), tmp_path / f"source{seed}")  # longer than one buffer of output
+        source = records.write(make(seed, n=50_000), tmp_path / f"source{seed}")  # more than one call can write
         writers.append(subprocess.Popen([sys.executable, "-c", APPEND, str(source), str(path)], cwd=root,
                                         stdin=subprocess.PIPE))
     for writer in writers:
@@ -198,6 +201,23 @@ def test_two_processes_append_without_mixing_their_lines(tmp_path, root):
     found = [record.run_id for record in records.read_lines(path)]
     assert sorted(found) == sorted([make(0).run_id, make(1).run_id] * 60)
     assert len(path.read_bytes().splitlines()) == 120
+
+
+def test_an_append_waits_while_another_is_at_it(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    records.append(make(0), path)
+    with open(path, "ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=records.append, args=(make(1), path))
+        waiting.start()
+        other.write(b'{"half a line')
+        other.flush()
+        time.sleep(0.2)
+        assert waiting.is_alive()
+        other.write(b' and the rest of it": 0}\n')
+    waiting.join()
+    lines = path.read_text().splitlines()
+    assert len(lines) == 3 and records.parse(lines[2]) == make(1)
 
 
 # Loading and merging.

@@ -131,6 +131,7 @@ def test_a_run_that_was_asked_to_stop_resumes_bit_by_bit(steps, uninterrupted, t
     with pytest.raises(train.TrainingInterruptedError, match=f"{SPEEDNET.run_id} stopped as asked, in epoch"):
         run(SPEEDNET, checkpoint=path, stop=stop_after(steps))
     record, model = run(SPEEDNET, checkpoint=path)
+    assert record.timing["resumed"] == 1
     assert same_weights(model, uninterrupted(SPEEDNET)[1])
     assert content(record) == content(uninterrupted(SPEEDNET)[0])
 
