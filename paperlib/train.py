@@ -27,7 +27,7 @@ WARMUP_STEPS = 5
 TRACKING_RATE = 0.01
 
 
-class TrainingDivergedError(ArithmeticError):
+class TrainingDivergedError(ArithmeticError, ValueError):
     """Logits or loss left the finite numbers; ``where`` says in which run, epoch and step."""
 
     def __init__(self, where: dict[str, Any]) -> None:
@@ -103,6 +103,10 @@ def fit(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, *, ch
                 progress.close()
                 raise TrainingInterruptedError(f"run {config.run_id} stopped as asked, in epoch {epoch + 1}")
         clock.pause()
+        # Again as in the last step: a run that was stopped right after it resumes here, without a step.
+        done = (epoch + 1) * steps - 1
+        lr = schedules.learning_rate(config, done, total)
+        strength = strength_now(config, (done + 0.5) / total, state.tracked)
         last = {"epoch": epoch + 1, "progress": (epoch + 1) / config.epochs, "lr": lr,
                 "strength": None if strength is None else float(strength), "resolution": resolution}
         state.history.append(last | epoch_results(model, loss, loaders, config, state))
@@ -240,6 +244,8 @@ def epoch_results(model: nn.Module, loss: Loss, loaders: Loaders, config: RunCon
     if epoch % config.evaluate_every == 0 or epoch == config.epochs:
         started = time.perf_counter()
         logits, labels = predict(model, loaders.validation, config)
+        if not bool(logits.isfinite().all()):  # the last step of the epoch may have spoilt the weights
+            raise TrainingDivergedError({"run_id": config.run_id, "loss": config.loss, "epoch": epoch})
         ranks = metrics.label_ranks(logits, labels)
         entry |= {"validation_loss": float(loss(logits, labels)),
                   "validation_top1": float((ranks <= 1).double().mean()),
