@@ -234,7 +234,8 @@ def test_status_of_one_setup(intervals, every, mean):
     ("hh", "reproduced", "reproduced"), ("hl", "partly", "partly"), ("hf", "partly", "partly"),
     ("ll", "partly", "partly"), ("lf", "not reproduced", "partly"), ("ff", "not reproduced", "not reproduced"),
     ("hhf", "partly", "reproduced"), ("hll", "partly", "partly"), ("llf", "not reproduced", "partly"),
-    ("lff", "not reproduced", "not reproduced"), ("lllf", "not reproduced", "partly"), ("hhff", "partly", "partly"), ("hhhf", "partly", "reproduced"),
+    ("lff", "not reproduced", "not reproduced"), ("lllf", "not reproduced", "partly"),
+    ("hhff", "partly", "partly"), ("hhhf", "partly", "reproduced"),
 ])
 def test_verdict_over_setups(parts, all_of_them, but_one):
     words = {"h": "holds", "l": "leans", "f": "fails"}
