@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import pytest
 import reference
 import torch
+import torch._dynamo.testing
 from reference import REFERENCES
 from torch import Tensor
 from torch.testing import assert_close
