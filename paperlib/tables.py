@@ -61,7 +61,7 @@ def differences(grid_name: str, ks: Sequence[int] = (1, 5, 10, 25), comparisons:
                 frame: pd.DataFrame | None = None) -> pd.DataFrame:
     """Accuracy minus cross entropy's in percentage points, with paired t intervals."""
     found = analysis.differences(grid_name, ks=ks, comparisons=comparisons) if frame is None else frame.copy()
-    found["text"] = [_signed(100 * row.mean, 100 * row.low, 100 * row.high, 2) for row in _rows(found)]
+    found["text"] = [signed(100 * row.mean, 100 * row.low, 100 * row.high, 2) for row in _rows(found)]
     return _wide(found, grid_name, "k", {k: f"top-{k}" for k in found["k"].unique()}, extra=["n"])
 
 
@@ -75,7 +75,7 @@ def candidates(grid_name: str, frame: pd.DataFrame | None = None) -> pd.DataFram
 def candidate_differences(grid_name: str, frame: pd.DataFrame | None = None) -> pd.DataFrame:
     """How many candidates more than cross entropy, with paired intervals over seeds and images."""
     found = analysis.candidate_differences(grid_name) if frame is None else frame.copy()
-    found["text"] = [_signed(row.difference, row.low, row.high, 1) for row in _rows(found)]
+    found["text"] = [signed(row.difference, row.low, row.high, 1) for row in _rows(found)]
     return _wide(found, grid_name, "target", _targets(found), extra=["n"])
 
 
@@ -129,6 +129,27 @@ def run_list(grid_name: str) -> pd.DataFrame:
     return found[["setup", "loss", "seed", "run_id", "top-1 (%)", "minutes"]].rename(columns={"run_id": "run"})
 
 
+def signed(mean: float, low: float, high: float, digits: int = 1) -> str:
+    """``mean [low, high]`` with signs; what rounds to zero has none."""
+    return f"{_sign(mean, digits)} [{_sign(low, digits)}, {_sign(high, digits)}]"
+
+
+def points(differences: pd.DataFrame, setup: str, variant: str, k: int) -> str:
+    """One difference to cross entropy in percentage points with its interval, for a sentence.
+
+    Args:
+        differences: as :func:`paperlib.analysis.differences` gives it.
+        setup: name of the setup.
+        variant: name of the loss's variant.
+        k: length of the candidate list.
+
+    Raises:
+        KeyError: no such row.
+    """
+    row = differences.set_index(["setup", "variant", "k"]).loc[(setup, variant, k)]
+    return signed(100 * row["mean"], 100 * row["low"], 100 * row["high"])
+
+
 def _wide(frame: pd.DataFrame, grid_name: str, column: str, names: Mapping[Any, str],
           links: Mapping[tuple[str, str], str] | None = None, extra: Sequence[str] = ()) -> pd.DataFrame:
     """One row a setup and variant, one column of text for each value of ``column``, in the grid's order."""
@@ -163,11 +184,6 @@ def _mean(mean: float, sd: float) -> str:
     if math.isnan(mean):
         return "–"
     return f"{mean:.1f}" if math.isnan(sd) else f"{mean:.1f} ± {sd:.1f}"
-
-
-def _signed(mean: float, low: float, high: float, digits: int) -> str:
-    """``mean [low, high]`` with signs; what rounds to zero has none."""
-    return f"{_sign(mean, digits)} [{_sign(low, digits)}, {_sign(high, digits)}]"
 
 
 def _sign(value: float, digits: int) -> str:

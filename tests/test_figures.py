@@ -196,6 +196,14 @@ def test_difference_tables_carry_signs(done):
     assert "text" not in saved.columns  # the page's frame is left as it was
 
 
+def test_a_difference_in_a_sentence_is_that_of_the_table(done):
+    row = analysis.differences(GRID).query("setup == 'all' and variant == 'ramp' and k == 5").iloc[0]
+    text = f"{100 * row['mean']:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}]".replace("-", "−")
+    assert tables.points(analysis.differences(GRID), "all", "ramp", 5) == text
+    with pytest.raises(KeyError):
+        tables.points(analysis.differences(GRID), "all", "ramp", 7)
+
+
 def test_nothing_is_written_as_minus_zero(done):
     frame = pd.DataFrame({"setup": ["all"], "variant": ["ramp"], "k": [1], "mean": [-1e-6], "low": [-0.01],
                           "high": [0.0], "n": [3]})
