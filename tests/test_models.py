@@ -154,3 +154,10 @@ def test_resnet_halves_the_image_three_times():
         features = block(features)
         sides.append(features.shape[-1])
     assert sides == [32, 32, 32, 16, 16, 8, 8, 4, 4] and features.shape[1] == 32
+
+
+def test_speednet_refuses_images_that_were_scaled_down_too_far():
+    model = models.build("speednet", (3, 32, 32), 10, width=8)
+    with pytest.raises(ValueError, match=r"at least 9 x 9 pixels, got shape \(3, 8, 8\)"):
+        model(torch.zeros(2, 3, 8, 8))
+    assert model(torch.zeros(2, 3, 9, 9)).shape == (2, 10)

@@ -6,6 +6,13 @@ from torch import Tensor, nn
 from paperlib.models._common import Head, conv3x3, reject
 
 
+def check_side(shape: tuple[int, ...]) -> None:
+    """Refuse images (channels, H, W) that three halvings would leave with nothing."""
+    if min(shape[1:]) < 9:
+        raise ValueError("model 'speednet' halves its input three times after a 2 x 2 convolution: expected images of "
+                         f"at least 9 x 9 pixels, got shape {shape}")
+
+
 class SpeedNet(nn.Module):
     """Frozen 2 x 2 whitening, three groups of two convolutions, global maximum, linear head.
 
@@ -17,10 +24,8 @@ class SpeedNet(nn.Module):
                  depth: int | None = None) -> None:
         super().__init__()
         reject("speednet", depth=depth)
-        channels, side = input_shape[0], min(input_shape[1:])
-        if side < 9:
-            raise ValueError(f"model 'speednet' halves its input three times after a 2 x 2 convolution: expected "
-                             f"images of at least 9 x 9 pixels, got shape {input_shape}")
+        check_side(input_shape)
+        channels = input_shape[0]
         width = 64 if width is None else width
         filters = 2 * 4 * channels  # every principal direction of a 2 x 2 patch, and its negative
         self.whiten = nn.Conv2d(channels, filters, 2, bias=False)
@@ -56,5 +61,6 @@ class SpeedNet(nn.Module):
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, C) of images (B, channels, H, W)."""
+        """Logits (B, C) of images (B, channels, H, W), of any size from 9 x 9 on."""
+        check_side(tuple(images.shape[1:]))  # training may scale images down
         return self.head(self.groups(torch.relu(self.whiten(images))).amax(dim=(2, 3)))
