@@ -53,7 +53,7 @@ class Output:
                 raise IsADirectoryError("it is a folder, for all its name")
             self.failed.mkdir(parents=True, exist_ok=True)
             records.write_atomically(self.work / "probe", "")
-            (self.work / "probe").unlink()
+            (self.work / "probe").unlink(missing_ok=True)  # a sweep beside this one may have been faster
         except OSError as error:
             raise OSError(f"cannot write to {self.path}: {error}. Expected a folder, or a name ending in .jsonl, in a "
                           "place where files can be created.") from error
