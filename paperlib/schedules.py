@@ -17,6 +17,22 @@ def learning_rate(config: RunConfig, step: int, total: int) -> float:
     return config.lr * min(up, down, 1.0)
 
 
+def ramp(progress: float, start: float = 0.5, end: float = 1.0) -> float:
+    """0 up to ``start``, then linearly to 1 at ``end``; what a late transition's ``strength`` follows.
+
+    Args:
+        progress: share of all steps that are done, in [0, 1].
+        start: progress at which the ramp leaves 0.
+        end: progress at which it reaches 1, > ``start``.
+
+    Raises:
+        ValueError: ``start`` is not below ``end``.
+    """
+    if not start < end:
+        raise ValueError(f"start={start!r}, end={end!r}: expected start < end")
+    return min(max((progress - start) / (end - start), 0.0), 1.0)
+
+
 def strength_factor(config: RunConfig, progress: float, tracked: float) -> float:
     """What the transition loss's ``strength`` is multiplied with.
 
@@ -26,7 +42,7 @@ def strength_factor(config: RunConfig, progress: float, tracked: float) -> float
         tracked: running average of the batches' top-k accuracy, in [0, 1].
     """
     if config.strength_schedule == "ramp":
-        return min(max((progress - config.ramp_start) / (config.ramp_end - config.ramp_start), 0.0), 1.0)
+        return ramp(progress, config.ramp_start, config.ramp_end)
     return tracked if config.strength_schedule == "tracked" else 1.0
 
 

@@ -218,6 +218,13 @@ def test_the_learning_rate_is_a_triangle(warmup):
     assert rates == [schedules.learning_rate(config, step, total) for step in reversed(range(total))][::-1]
 
 
+def test_the_ramp_is_flat_outside_its_two_points():
+    assert [schedules.ramp(progress) for progress in (0, 0.5, 0.75, 1)] == [0, 0, 0.5, 1]
+    assert [schedules.ramp(progress, 0.0, 0.5) for progress in (0, 0.125, 0.5, 0.9)] == [0, 0.25, 1, 1]
+    with pytest.raises(ValueError, match="expected start < end"):
+        schedules.ramp(0.5, start=1.0)
+
+
 def test_the_strength_of_each_schedule():
     ramp = RunConfig(loss="topk_transition", k=5, strength_schedule="ramp", ramp_start=0.25, ramp_end=0.75)
     points = [0, 0.25, 0.375, 0.5, 0.75, 1]
