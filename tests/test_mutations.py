@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 import torch
+from reference import REFERENCES
 from test_losses_contract import CHECKS, Case
 from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
@@ -21,6 +22,7 @@ CAUGHT = {  # how a check complains, where it is not by an assertion
     "compile": RuntimeError,
     "vmap": RuntimeError,
     "gradcheck": GradcheckError,
+    "double_backward": GradcheckError,
     "pickle": (AttributeError, pickle.PicklingError),
 }
 
@@ -145,6 +147,14 @@ def last_dimension(logits: Tensor, labels: Tensor, **options) -> Tensor:
     return grouped(logits.reshape(len(logits), *logits.shape[2:], -1).movedim(-1, 1), labels, **options)
 
 
+def without_second_derivative(logits: Tensor, labels: Tensor, **options) -> Tensor:
+    """Right values and a right gradient that claims to be constant."""
+    leaf = logits.detach().requires_grad_()
+    value = grouped(leaf, labels, **options)
+    (slope,) = torch.autograd.grad(value, leaf)
+    return value.detach() + ((logits - logits.detach()) * slope).sum()
+
+
 SMOOTH = {"label_smoothing": 0.1}
 WRAPPED = {  # what is broken: the loss, its case, the checks that have to catch it
     "gradient lost at the top": (
@@ -152,6 +162,7 @@ WRAPPED = {  # what is broken: the loss, its case, the checks that have to catch
         Case("topk_grouped"),
         ["gradients", "gradcheck", "shift", "boundary", "masked_classes"],
     ),
+    "its gradient has no gradient": (without_second_derivative, Case("topk_grouped"), ["double_backward"]),
     "exp overflows": (overflowing, Case("cross_entropy"), ["shift", "extreme_logits"]),
     "sum overflows": (reduced_carelessly, Case("topk_grouped"), ["extreme_reductions", "weight"]),
     "logits are not free of a shift": (
@@ -225,6 +236,42 @@ def test_a_broken_wrapper_is_caught(loss: Callable, case: Case, checks: list[str
     for check in checks:
         with pytest.raises(CAUGHT.get(check, AssertionError)):
             CHECKS[check](loss, case)
+
+
+OFFICIAL = [Case(name, entry.options[0]) for name, entry in REFERENCES.items()]
+
+
+def off_by_one(loss: Callable, logits: Tensor, labels: Tensor, k: int = 5, **options) -> Tensor:
+    return loss(logits, labels, k=min(k + 1, logits.shape[1] - 1), **options)
+
+
+def summed(loss: Callable, logits: Tensor, labels: Tensor, reduction: str = "mean", **options) -> Tensor:
+    return loss(logits, labels, reduction="sum" if reduction == "mean" else reduction, **options)
+
+
+def without_a_class(loss: Callable, logits: Tensor, labels: Tensor, **options) -> Tensor:
+    """Drops every subset, comparator or competitor that holds the weakest class, unless that is the label."""
+    lowest = logits.argmin(dim=1, keepdim=True)
+    dropped = torch.zeros_like(logits, dtype=torch.bool).scatter(1, lowest, True)
+    return loss(logits.masked_fill(dropped & (lowest != labels[:, None]), -torch.inf), labels, **options)
+
+
+def steeper(loss: Callable, logits: Tensor, labels: Tensor, **options) -> Tensor:
+    """Right values, and a gradient that is a thousandth too large."""
+    return loss(1.001 * logits - 0.001 * logits.detach(), labels, **options)
+
+
+@pytest.mark.parametrize("case", OFFICIAL, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    ("bug", "check"),
+    [(off_by_one, "values"), (summed, "reductions"), (without_a_class, "values"), (steeper, "gradients")],
+    ids=lambda x: x if isinstance(x, str) else x.__name__,
+)
+def test_every_loss_is_seen_to_break(bug: Callable, check: str, case: Case) -> None:
+    if bug is off_by_one and not REFERENCES[case.name].takes_k:
+        pytest.skip("takes no k")
+    with pytest.raises(AssertionError):
+        CHECKS[check](partial(bug, losses.get(case.name, **case.options)), case)
 
 
 def test_every_check_has_caught_something() -> None:

@@ -13,18 +13,31 @@ from typing import Any
 
 from torch import Tensor
 
-from paperlib.losses import entropy, grouped, likelihood, smooth_svm
+from paperlib.losses import entropy, grouped, hinge, likelihood, smooth_svm, soft_topk, sorting
 from paperlib.losses._common import LossSpec
-from paperlib.losses.entropy import truncated_topk_entropy
+from paperlib.losses.entropy import topk_entropy, truncated_topk_entropy
 from paperlib.losses.grouped import topk_grouped, topk_transition
-from paperlib.losses.likelihood import cross_entropy
+from paperlib.losses.hinge import (
+    consistent_topk_hinge,
+    imbalanced_margins,
+    noised_topk_hinge,
+    topk_hinge_alpha,
+    topk_hinge_beta,
+)
+from paperlib.losses.likelihood import cross_entropy, ldr_kl
 from paperlib.losses.smooth_svm import smooth_topk_svm
+from paperlib.losses.soft_topk import lapsum_topk
+from paperlib.losses.sorting import difftopk_cross_entropy
 
-__all__ = ["BoundLoss", "LossSpec", "SPECS", "cross_entropy", "get", "names", "options", "smooth_topk_svm",
-           "topk_grouped", "topk_transition", "truncated_topk_entropy"]
+__all__ = ["BoundLoss", "LossSpec", "SPECS", "consistent_topk_hinge", "cross_entropy", "difftopk_cross_entropy",
+           "get", "imbalanced_margins", "lapsum_topk", "ldr_kl", "names", "noised_topk_hinge", "options",
+           "smooth_topk_svm", "topk_entropy", "topk_grouped", "topk_hinge_alpha", "topk_hinge_beta",
+           "topk_transition", "truncated_topk_entropy"]
+
+_FAMILIES = (likelihood, grouped, hinge, entropy, smooth_svm, sorting, soft_topk)
 
 #: Every loss by name.
-SPECS: dict[str, LossSpec] = {spec.name: spec for family in (likelihood, grouped, entropy, smooth_svm)
+SPECS: dict[str, LossSpec] = {spec.name: spec for family in _FAMILIES
                               for spec in family.SPECS}
 
 _SHARED = ("weight", "ignore_index", "reduction")

@@ -1,14 +1,17 @@
-"""What every loss shares: checks, the shifted scores, and the one place where samples are reduced."""
+"""What every loss shares: checks, scores laid out as rows, derivatives without a tape, the one place that reduces."""
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 Reduction = Literal["mean", "sum", "none"]
+#: ``definition(logits, labels, *tensors)``: losses (rows,) and their derivative by the logits (rows, C).
+Definition = Callable[..., tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -27,54 +30,166 @@ class LossSpec:
 
 @dataclass(frozen=True)
 class Batch:
-    """Checked input, one row a sample. ``rows`` is N, or N times the product of the trailing dimensions."""
+    """Checked input, one row a sample. ``rows`` is N, or N times the product of the trailing dimensions.
 
-    logits: Tensor  #: (rows, C) float32 or float64, as they came: what comparisons and differences are made of
-    scores: Tensor  #: (rows, C) float32 or float64, row maximum subtracted; -inf where the class is masked
-    labels: Tensor  #: (rows,) int64; class 0 stands in where the row is ignored or its label is out of range
-    keep: Tensor  #: (rows,) bool, False where ignored
-    masked: Tensor  #: (rows,) bool, True where the label's own class is masked
+    A row that gives no gradient, because it is ignored or its label is masked, is all zeros: no formula meets an
+    infinite label score, and what it makes of such a row is thrown away.
+    """
+
+    logits: Tensor  #: (rows, C) float32 or float64; -inf where a class is masked, never at the label
+    labels: Tensor  #: (rows,) int64; class 0 stands in where the row is ignored
+    keep: Tensor | None  #: (rows,) bool, False where ignored; None: all are kept
+    masked: Tensor | None  #: (rows,) bool, True where the label's own class is masked; None: nowhere
     weight: Tensor | None
     reduction: Reduction
     shape: torch.Size  #: of the labels as they came
+
+    @property
+    def scores(self) -> Tensor:
+        """The logits relative to each row's maximum, held to the dtype's lowest number, (rows, C).
+
+        Every loss here is invariant to a shift of its row, so the maximum counts as a constant.
+        """
+        relative = Saturate.apply(self.logits - self.logits.detach().amax(dim=1, keepdim=True))
+        return torch.where(self.logits == -math.inf, -math.inf, relative)
 
     def at_label(self, values: Tensor) -> Tensor:
         """The label's entry of each row, (rows,)."""
         return values.gather(1, self.labels.unsqueeze(1)).squeeze(1)
 
-    def label_scores(self) -> Tensor:
-        """The label's score, (rows,); 0 where that class is masked, so that no infinity meets another."""
-        return self.at_label(self.scores).masked_fill(self.masked, 0.0)
+    def loss(self, definition: Definition, *tensors: Tensor | None, bounded: bool = True,
+             weighted: bool = False) -> Tensor:
+        """The reduced loss by a definition that states value and derivative together; see :class:`WithDerivative`.
+
+        Args:
+            definition: of the losses and their derivative.
+            tensors: further arguments of it, constants to the gradient.
+            bounded: whether no entry of the derivative comes near the dtype's largest number.
+            weighted: whether its values carry their class weights already.
+        """
+        shares = self._shares(weighted)
+        result = WithDerivative.apply(definition, bounded, shares, self.logits, self.labels, *tensors)[0]
+        return result.reshape(self.shape) if self.reduction == "none" else result
+
+    def each(self, definition: Definition) -> Tensor:
+        """As :meth:`loss`, one for each row, (rows,), not yet weighed."""
+        return WithDerivative.apply(definition, True, Shares(), self.logits, self.labels)[0]
 
     def reduce(self, values: Tensor) -> Tensor:
-        """Weigh and reduce per-sample losses, (rows,); a masked label costs +inf and gives no gradient."""
-        if self.weight is not None:
-            values = values * self.weight[self.labels]
-        return self.reduce_weighted(values)
+        """Weigh and reduce losses (rows,) of ordinary autograd; a masked label costs +inf and gives no gradient."""
+        result = Reduce.apply(values, self._shares(False))
+        return result.reshape(self.shape) if self.reduction == "none" else result
 
-    def reduce_weighted(self, values: Tensor) -> Tensor:
-        """As :meth:`reduce`, for values that already carry their class weights."""
-        values = Saturate.apply(values).masked_fill(self.masked, math.inf).masked_fill(~self.keep, 0.0)
-        if self.reduction == "none":
-            return values.reshape(self.shape)
-        if self.reduction == "sum":
-            return _saturate(values.sum(), values)
-        if self.weight is None:
-            total = self.keep.sum().to(values.dtype)
-        else:
-            total = self.weight[self.labels].masked_fill(~self.keep, 0.0).sum()
-        # Dividing first keeps a mean of huge losses finite; an empty sum of nothing must still be 0 / 0.
-        mean = _saturate((values / total).sum(), values)
-        return torch.where(total == 0, total / total, mean)
+    def _shares(self, weighted: bool) -> "Shares":
+        kept = None if self.keep is None else self.keep.to(self.logits.dtype)
+        weight = None if self.weight is None else self.weight[self.labels]
+        share = weight if kept is None else kept if weight is None else weight * kept
+        total: Tensor | int | None = None
+        if self.reduction == "mean":
+            total = share.sum() if share is not None else len(self.labels) or self.logits.new_zeros(())
+        return Shares(kept if weighted else share, total, self.masked, self.reduction != "none")
 
 
-def _saturate(total: Tensor, values: Tensor) -> Tensor:
-    """``total`` held to the dtype's largest number unless one of ``values`` is itself infinite."""
-    return torch.where(torch.isinf(values).any(), total, Saturate.apply(total))
+class Shares(NamedTuple):
+    """What each row's loss counts, and how the rows become one number."""
+
+    share: Tensor | None = None  #: (rows,); None: all count 1
+    total: Tensor | int | None = None  #: what the sum is divided by; None: nothing
+    masked: Tensor | None = None
+    summed: bool = False
+
+    def reduce(self, values: Tensor) -> Tensor:
+        """Losses (rows,) times their shares, one by one or summed, held to the dtype's largest numbers."""
+        limit = torch.finfo(values.dtype).max
+        values = values.clamp(-limit, limit)
+        if self.share is not None:
+            values = (values * self.share).clamp(-limit, limit)
+        if self.masked is not None:
+            values = values.masked_fill(self.masked, math.inf)
+        if not self.summed:
+            return values
+        if self.total is not None:  # dividing first keeps a mean of huge losses finite
+            values = values / self.total
+        result = values.sum().clamp(-limit, limit)
+        if self.masked is not None:
+            result = torch.where(self.masked.any(), math.inf, result)
+        return torch.where(self.total == 0, math.nan, result) if isinstance(self.total, Tensor) else result
+
+    def spread(self, grad: Tensor) -> Tensor:
+        """The gradient by each row's loss, (rows,), or 0-d where all are alike: that of the exact sum."""
+        if isinstance(self.total, Tensor):
+            grad = grad / torch.where(self.total == 0, 1.0, self.total)
+        elif self.total is not None:
+            grad = grad / self.total
+        return grad if self.share is None else grad * self.share
+
+
+class WithDerivative(torch.autograd.Function):
+    """Losses and their derivative from one forward pass.
+
+    The definition runs without a tape and its derivative is kept, so that the backward pass is one product. Where
+    that product must be differentiable in turn, the definition, which is made of torch operations, runs again with
+    a tape: second derivatives need no formula of their own.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(definition: Definition, bounded: bool, shares: Shares, logits: Tensor, labels: Tensor,
+                *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+        values, derivative = definition(logits, labels, *tensors)
+        return shares.reduce(values), derivative
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.definition, ctx.bounded, shares, *tensors = inputs
+        ctx.count = None if isinstance(shares.total, Tensor) else shares.total
+        ctx.save_for_backward(output[1], shares.share, shares.total if ctx.count is None else None, *tensors)
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        derivative, share, total, *tensors = ctx.saved_tensors
+        if grad is None:  # nothing depends on the loss
+            return None, None, None, *(None for _ in tensors)
+        if torch.is_grad_enabled():
+            derivative = ctx.definition(*tensors)[1]
+        grad = Shares(share, ctx.count if total is None else total).spread(grad)
+        product = derivative * (grad.unsqueeze(1) if grad.dim() else grad)
+        if not ctx.bounded:
+            limit = torch.finfo(product.dtype).max
+            product = product.clamp(-limit, limit)
+        return None, None, None, product, *(None for _ in tensors[1:])
+
+
+class Reduce(torch.autograd.Function):
+    """:meth:`Shares.reduce` for losses that autograd differentiates."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(values: Tensor, shares: Shares) -> Tensor:
+        return shares.reduce(values)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        values, shares = inputs
+        ctx.rows, ctx.count = values.shape, None if isinstance(shares.total, Tensor) else shares.total
+        ctx.save_for_backward(shares.share, shares.total if ctx.count is None else None)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        share, total = ctx.saved_tensors
+        return Shares(share, ctx.count if total is None else total).spread(grad).expand(ctx.rows), None
+
+
+# torch binds the arguments of such functions by their signature, anew at each call unless it finds it stored.
+WithDerivative.forward.__signature__ = inspect.signature(WithDerivative.forward)  # type: ignore[attr-defined]
 
 
 class Saturate(torch.autograd.Function):
-    """Holds what overflowed to the dtype's largest numbers; the gradient passes unchanged."""
+    """Differences of finite scores that overflowed, held to the dtype's largest numbers; the gradient passes."""
 
     generate_vmap_rule = True
 
@@ -92,50 +207,35 @@ class Saturate(torch.autograd.Function):
         return grad
 
 
-class SaturateGradient(torch.autograd.Function):
-    """The identity, with a gradient held to the dtype's largest numbers."""
+def largest(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` largest entries of each row in descending order and where they are, both (rows, count).
 
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(values: Tensor) -> Tensor:
-        return values.view_as(values)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        limit = torch.finfo(grad.dtype).max
-        return grad.clamp(-limit, limit)
-
-
-class Shift(torch.autograd.Function):
-    """Row scores minus their maximum, saturating.
-
-    Every loss here is invariant to a shift of its row, so the maximum counts as a constant: the gradient passes
-    unchanged, also where the difference of two finite logits exceeds the dtype and is held to its lowest number.
+    As ``torch.topk``, which reads every entry into a list of pairs. In long rows it is quicker to cut a row into
+    blocks and to look only into the ``count`` blocks of the largest maxima: nothing else can be among the largest.
     """
+    length = rows.shape[1]
+    size = length // (64 * count)  # with fewer maxima topk itself turns to a slower method
+    if size < 2:
+        return tuple(rows.topk(count, dim=1))  # type: ignore[return-value]
+    blocks = length // size
+    # Block b holds the entries b, b + blocks, b + 2 blocks, ...: their maxima are maxima of contiguous rows.
+    maxima = rows[:, : size * blocks].unflatten(1, (size, blocks)).amax(dim=1)
+    chosen = maxima.topk(count, dim=1, sorted=False).indices
+    steps = torch.arange(0, size * blocks, blocks, device=rows.device)
+    candidates = (chosen.unsqueeze(1) + steps[:, None]).flatten(1)
+    if size * blocks < length:
+        rest = torch.arange(size * blocks, length, device=rows.device)
+        candidates = torch.cat([candidates, rest.expand(len(candidates), -1)], dim=1)
+    values, where = rows.gather(1, candidates).topk(count, dim=1)
+    return values, candidates.gather(1, where)
 
-    generate_vmap_rule = True
 
-    @staticmethod
-    def forward(logits: Tensor) -> Tensor:
-        top = logits.amax(dim=1, keepdim=True)
-        top = torch.where(top == -math.inf, torch.zeros_like(top), top)
-        masked = logits == -math.inf
-        shifted = (logits - top).clamp(min=torch.finfo(logits.dtype).min)
-        # A row without any class left has a masked label: zeros keep its arithmetic finite.
-        return torch.where(masked & ~masked.all(dim=1, keepdim=True), -math.inf, shifted)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad
+def competitors(logits: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """As :func:`largest`, among the classes other than the label."""
+    values, classes = largest(logits, count + 1)
+    behind = (classes[:, :count] == labels.unsqueeze(1)).cumsum(dim=1) > 0  # at or after the label, who is left out
+    return (torch.where(behind, values[:, 1:], values[:, :count]),
+            torch.where(behind, classes[:, 1:], classes[:, :count]))
 
 
 def prepare(logits: Tensor, labels: Tensor, weight: Tensor | None, ignore_index: int, reduction: str,
@@ -148,21 +248,57 @@ def prepare(logits: Tensor, labels: Tensor, weight: Tensor | None, ignore_index:
             wait for the device; under ``torch.compile`` and ``torch.func`` transforms they are skipped.
     """
     _check_form(logits, labels, weight, ignore_index, reduction)
-    num_classes = logits.shape[1]
+    num_classes, shape = logits.shape[1], labels.shape
     if k is not ...:
         check_k(k, num_classes)
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    rows = SaturateGradient.apply(logits.movedim(1, -1).reshape(-1, num_classes))
-    flat = labels.reshape(-1)
-    keep = flat != ignore_index
-    in_range = (flat >= 0) & (flat < num_classes)
-    _check_values(rows, flat, keep, in_range, num_classes)
-    flat = torch.where(keep & in_range, flat, 0)
-    masked = rows.detach().gather(1, flat.unsqueeze(1)).squeeze(1) == -math.inf
+    if logits.dim() > 2:
+        logits, labels = logits.movedim(1, -1).reshape(-1, num_classes), labels.reshape(-1)
     if weight is not None:
-        weight = weight.to(rows.dtype)
-    return Batch(rows, Shift.apply(rows), flat, keep, masked & keep, weight, reduction, labels.shape)  # type: ignore[arg-type]
+        weight = weight.to(logits.dtype)
+    keep = masked = None
+    if len(labels):
+        ordinary, unmasked = _check_values(logits, labels, ignore_index, num_classes)
+        if not ordinary:
+            keep = labels != ignore_index
+            labels = torch.where(keep & (labels >= 0) & (labels < num_classes), labels, 0)
+        if not unmasked:
+            masked = logits.detach().gather(1, labels.unsqueeze(1)).squeeze(1) == -math.inf
+            masked = masked if keep is None else masked & keep
+        unused = masked if keep is None else ~keep if masked is None else masked | ~keep
+        if unused is not None:
+            logits = logits.masked_fill(unused.unsqueeze(1), 0.0)
+    return Batch(logits, labels, keep, masked, weight, reduction, shape)  # type: ignore[arg-type]
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether values can be looked at: neither under ``torch.compile`` nor wrapped by ``torch.func``."""
+    return not torch.compiler.is_compiling() and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def _check_values(logits: Tensor, labels: Tensor, ignore_index: int, num_classes: int) -> tuple[bool, bool]:
+    """Refuse logits and labels without meaning; returns whether all labels are known to count, all logits finite."""
+    if not is_plain(logits) or not is_plain(labels):
+        return False, False
+    lowest, highest = logits.detach().aminmax()  # NaN and +inf both fail the comparison
+    if logits.device.type == "cuda":
+        fits = (labels == ignore_index) | ((labels >= 0) & (labels < num_classes))
+        torch._assert_async((highest < math.inf) & fits.all())
+        return False, False
+    if not highest < math.inf:
+        bad = int((~(logits.detach().amax(dim=1) < math.inf)).sum())
+        raise ValueError(f"logits hold NaN or +inf in {bad} of {len(logits)} rows: expected finite scores, "
+                         "or -inf for classes to leave out")
+    unmasked = bool(lowest > -math.inf)
+    low, high = (int(bound) for bound in labels.aminmax())
+    if low >= 0 and high < num_classes:
+        return not low <= ignore_index <= high, unmasked
+    wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= num_classes))]
+    if len(wrong):
+        raise ValueError(f"labels hold {int(wrong[0])}: expected class numbers in 0..{num_classes - 1}, "
+                         "or ignore_index")
+    return False, unmasked
 
 
 def check_k(k: int, num_classes: int) -> None:
@@ -182,7 +318,7 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 def check_number(name: str, value: float, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
     """``value`` is a finite number in [low, high], or (low, high] with ``open_low``."""
-    inside = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and (
+    inside = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf and (
         low < value <= high if open_low else low <= value <= high)
     if not inside:
         interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if high == math.inf else ']'}"
@@ -212,23 +348,3 @@ def _check_form(logits: Tensor, labels: Tensor, weight: Tensor | None, ignore_in
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
         raise ValueError(f"ignore_index={ignore_index!r}: expected a whole number")
     check_choice("reduction", reduction, ("mean", "sum", "none"))
-
-
-def _check_values(rows: Tensor, labels: Tensor, keep: Tensor, in_range: Tensor, num_classes: int) -> None:
-    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(rows) \
-            or torch._C._functorch.is_functorch_wrapped_tensor(labels):
-        return
-    if not len(rows):
-        return
-    top = rows.detach().amax(dim=1)  # NaN and +inf both fail this comparison
-    finite, fits = (top < math.inf).all(), (in_range | ~keep).all()
-    if rows.device.type == "cuda":
-        torch._assert_async(finite & fits)
-        return
-    if not finite:
-        bad = int((~(top < math.inf)).sum())
-        raise ValueError(f"logits hold NaN or +inf in {bad} of {len(rows)} rows: expected finite scores, "
-                         "or -inf for classes to leave out")
-    if not fits:
-        wrong = labels[~in_range & keep][0]
-        raise ValueError(f"labels hold {int(wrong)}: expected class numbers in 0..{num_classes - 1}, or ignore_index")

@@ -1,12 +1,13 @@
 """The grouped loss and the top-k transition loss: cross entropy with the current top k as one class."""
 
 import math
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from paperlib.losses._common import Batch, LossSpec, Reduction, SaturateGradient, check_choice, check_number, prepare
+from paperlib.losses._common import LossSpec, Reduction, check_choice, check_number, is_plain, largest, prepare
 
 Gate = Literal["ratio", "linear", "none"]
 Blend = Literal["probability", "loss"]
@@ -62,8 +63,8 @@ def topk_transition(logits: Tensor, labels: Tensor, *, k: int = 5, gate: Gate = 
     if not isinstance(detach_gate, bool):
         raise ValueError(f"detach_gate={detach_gate!r}: expected True or False")
     batch = prepare(logits, labels, weight, ignore_index, reduction, k)
-    strength = _check_strength(strength, batch.scores)
-    return batch.reduce(_transition(batch, k, gate, tau, margin, strength, detach_gate, blend))
+    definition = partial(_transition, k=k, gate=gate, tau=tau, margin=margin, detach_gate=detach_gate, blend=blend)
+    return batch.loss(definition, _as_tensor(strength, batch.logits), bounded=detach_gate)
 
 
 def topk_grouped(logits: Tensor, labels: Tensor, *, k: int = 5, weight: Tensor | None = None,
@@ -77,54 +78,83 @@ def topk_grouped(logits: Tensor, labels: Tensor, *, k: int = 5, weight: Tensor |
     Source: :cite:t:`sawada2020tradeoffs`.
     """
     batch = prepare(logits, labels, weight, ignore_index, reduction, k)
-    return batch.reduce(_transition(batch, k, "none", 1.0, 1.0, batch.scores.new_ones(()), True, "probability"))
+    return batch.loss(partial(_transition, k=k))
 
 
-def _transition(batch: Batch, k: int, gate: str, tau: float, margin: float, strength: Tensor, detach_gate: bool,
-                blend: str) -> Tensor:
-    """Per-sample losses, (rows,), as differences of two log-sums: no probability is ever formed."""
-    scores, label_score = batch.scores, batch.label_scores()
-    top = batch.logits.detach().topk(k + 1, dim=1).indices  # selection only; gradients go through the gathers below
-    best = scores.gather(1, top)
-    group = best[:, :k]
-    own, outside = batch.at_label(batch.logits), batch.logits.gather(1, top[:, k:]).squeeze(1)
-    inside = (own > outside) & ~batch.masked
-    depth = torch.where(inside, own - outside, 1.0)  # 1: any positive stand-in, its result is not used
+def _transition(logits: Tensor, labels: Tensor, strength: Tensor | None = None, *, k: int, gate: str = "none",
+                tau: float = 1.0, margin: float = 1.0, detach_gate: bool = True,
+                blend: str = "probability") -> tuple[Tensor, Tensor]:
+    """In logarithms, relative to the row's largest score: at -inf a class, or a weight, simply adds nothing."""
+    lowest, tiny = torch.finfo(logits.dtype).min, torch.finfo(logits.dtype).tiny
+    y = labels.unsqueeze(1)
+    best, top = largest(logits, k + 1)
+    own, first, outside = logits.gather(1, y), best[:, :1], best[:, k:]
+    p = logits.softmax(dim=1)
+    log_z = -p.gather(1, top[:, :1]).log()  # exp(0) / sum is the largest probability
+    companion = (own > outside) & (top[:, :k] != y)
+    depth = (own - outside).clamp(min=tiny)  # where the label is outside it has no companions to weigh
     if detach_gate:
         depth = depth.detach()
-    if gate == "ratio":
-        openness = -torch.expm1(-depth / tau)
-    elif gate == "linear":
-        openness = (depth / margin).clamp(max=1.0)
-    else:
-        openness = torch.ones_like(depth)
-    openness = SaturateGradient.apply(openness)  # a gate that is open passes 0 on, which times infinity is NaN
-    log_z = scores.logsumexp(dim=1)
-    in_group = inside.unsqueeze(1) & (top[:, :k] != batch.labels.unsqueeze(1))
+    log_w = _log_gate(depth, gate, tau, margin)
+    if strength is not None:
+        log_w = log_w + strength.log()
+    relative = best[:, :k] - first
+    members = relative if blend == "loss" else relative + log_w
+    own = (own - first).clamp(min=lowest)
+    group, pull = _log_sum(torch.cat([own, torch.where(companion, members, -math.inf)], dim=1))
     if blend == "loss":
-        w = torch.where(inside, strength * openness, 0.0)
-        return (1 - w) * (log_z - label_score) + w * (log_z - _log_group(label_score, group, in_group))
-    # log w = log strength + log g stands beside the scores, where strength 0 (-inf) simply adds nothing.
-    # The gradient of log g is 1 / g, and g > 0 wherever the label is inside.
-    log_w = (strength.log() + openness.log()).unsqueeze(1)
-    return log_z - _log_group(label_score, group + log_w, in_group)
+        w = log_w.exp()
+        values = log_z - (1 - w) * own - w * group
+        pull = torch.cat([w * pull[:, :1] + (1 - w), w * pull[:, 1:]], dim=1)
+    else:
+        values = log_z - group
+    derivative = p.scatter_add(1, torch.cat([y, top[:, :k]], dim=1), -pull)
+    if not detach_gate:
+        log_rate = _log_gate_rate(depth, gate, tau, margin)
+        if strength is not None:
+            log_rate = log_rate + strength.log()
+        if blend == "loss":
+            opening = log_rate.exp() * (own - group)
+        else:
+            others = torch.where(companion, relative, -math.inf).logsumexp(dim=1, keepdim=True)
+            opening = -(others - group + log_rate).exp()
+        opening = opening.clamp(min=lowest)
+        edges = torch.cat([y, top[:, k:]], dim=1)
+        derivative = derivative.scatter_add(1, edges, torch.cat([opening, -opening], dim=1))
+    return values.squeeze(1).clamp(min=0.0), derivative
 
 
-def _log_group(label_score: Tensor, others: Tensor, in_group: Tensor) -> Tensor:
-    """log(exp(s_y) + sum of exp(others) where ``in_group``), (rows,)."""
-    members = torch.cat([label_score.unsqueeze(1), others.masked_fill(~in_group, -math.inf)], dim=1)
-    return members.logsumexp(dim=1)
+def _log_sum(values: Tensor) -> tuple[Tensor, Tensor]:
+    """log-sum-exp of each row, (rows, 1), and each entry's share in it; the first entry is finite."""
+    top = values.amax(dim=1, keepdim=True)
+    parts = (values - top).exp()
+    total = parts.sum(dim=1, keepdim=True)
+    return top + total.log(), parts / total
 
 
-def _check_strength(strength: float | Tensor, like: Tensor) -> Tensor:
+def _log_gate(depth: Tensor, gate: str, tau: float, margin: float) -> Tensor:
+    """Log of g at a distance of ``depth`` > 0 from the boundary."""
+    if gate == "ratio":
+        return (-torch.expm1(depth * (-1 / tau))).log()
+    return (depth / margin).clamp(max=1.0).log() if gate == "linear" else torch.zeros_like(depth)
+
+
+def _log_gate_rate(depth: Tensor, gate: str, tau: float, margin: float) -> Tensor:
+    """Log of dg / d depth."""
+    if gate == "ratio":
+        return depth * (-1 / tau) - math.log(tau)
+    shut = depth >= margin if gate == "linear" else torch.ones_like(depth, dtype=torch.bool)
+    return torch.full_like(depth, -math.log(margin)).masked_fill(shut, -math.inf)
+
+
+def _as_tensor(strength: float | Tensor, like: Tensor) -> Tensor:
     if not isinstance(strength, Tensor):
         check_number("strength", strength, 0, 1)
         return torch.full((), float(strength), dtype=like.dtype, device=like.device)
     if strength.dim() != 0 or not strength.is_floating_point():
         raise ValueError(f"strength: got a {strength.dtype} tensor of shape {tuple(strength.shape)}, expected a float "
                          "or a floating-point tensor without dimensions")
-    if strength.device.type == "cpu" and not torch.compiler.is_compiling() \
-            and not torch._C._functorch.is_functorch_wrapped_tensor(strength):
+    if strength.device.type == "cpu" and is_plain(strength):
         check_number("strength", float(strength), 0, 1)
     return strength.detach().to(dtype=like.dtype, device=like.device)
 

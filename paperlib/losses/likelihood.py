@@ -1,11 +1,12 @@
-"""Cross entropy, the loss that everything here is compared with."""
+"""Losses that ask for the whole distribution: cross entropy, which all others are compared with, and LDR-KL."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from paperlib.losses._common import LossSpec, Reduction, Saturate, check_number, prepare
+from paperlib.losses._common import LossSpec, Reduction, check_number, prepare
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, weight: Tensor | None = None,
@@ -33,19 +34,89 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
     """
     check_number("label_smoothing", label_smoothing, 0, 1)
     batch = prepare(logits, labels, weight, ignore_index, reduction)
-    log_z = batch.scores.logsumexp(dim=1)
-    values = log_z - batch.label_scores()
     if label_smoothing == 0:
-        return batch.reduce(values)
-    absent = batch.scores == -math.inf
-    share = torch.ones_like(batch.scores) if batch.weight is None else batch.weight.expand_as(batch.scores)
-    share = share.masked_fill(absent, 0.0)
-    share = share * (label_smoothing / (~absent).sum(dim=1, keepdim=True).to(share.dtype))
+        return batch.loss(nll)
+    classes = batch.logits.new_ones(batch.logits.shape[1]) if batch.weight is None else batch.weight
+    return batch.loss(partial(_smoothed, smoothing=label_smoothing), classes, weighted=True)
+
+
+def nll(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood of the label under the softmax, (rows,), and its derivative, (rows, C)."""
+    y = labels.unsqueeze(1)
+    p, log_p = softmax_and_log_at(logits, y)
+    return -log_p.squeeze(1), p.scatter_add(1, y, torch.full_like(log_p, -1.0))
+
+
+def softmax_and_log_at(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities (rows, C) and, to full precision where they underflow, their logarithms at ``classes``."""
+    p = logits.softmax(dim=1)
+    # exp(0) / sum is the largest probability, so its logarithm is the normaliser's.
+    log_z = -p.amax(dim=1, keepdim=True).log()
+    distance = logits.gather(1, classes) - logits.amax(dim=1, keepdim=True)
+    return p, (distance - log_z).clamp(min=torch.finfo(p.dtype).min)
+
+
+def _smoothed(logits: Tensor, labels: Tensor, classes: Tensor, *, smoothing: float) -> tuple[Tensor, Tensor]:
+    """As torch: the label's share carries the label's weight, the uniform share of a class its own."""
+    present = logits != -math.inf
+    share = classes * present * (smoothing / present.sum(dim=1, keepdim=True, dtype=logits.dtype))
+    y = labels.unsqueeze(1)
+    share = share.scatter_add(1, y, (1 - smoothing) * classes[y])
+    p = logits.softmax(dim=1)
+    log_z = -p.amax(dim=1, keepdim=True).log()
+    distance = (logits - logits.amax(dim=1, keepdim=True)).clamp(min=torch.finfo(p.dtype).min)
     # Weighing before summing keeps C huge terms from overflowing together.
-    smooth = ((log_z.unsqueeze(1) - batch.scores.masked_fill(absent, 0.0)) * share).sum(dim=1)
-    if batch.weight is not None:
-        values = Saturate.apply(values * batch.weight[batch.labels])
-    return batch.reduce_weighted((1 - label_smoothing) * values + smooth)
+    values = ((log_z - distance) * share).sum(dim=1)
+    return values, p * share.sum(dim=1, keepdim=True) - share
 
 
-SPECS = (LossSpec(cross_entropy, "cross entropy", "szegedy2016rethinking"),)
+def ldr_kl(logits: Tensor, labels: Tensor, *, lam: float = 1.0, c: float = 2.0, weight: Tensor | None = None,
+           ignore_index: int = -100, reduction: Reduction = "mean") -> Tensor:
+    r"""Label-distributionally robust loss with a KL regulariser.
+
+    .. math:: L = \lambda \log \frac1C \sum_j \exp \frac{c\,[j \ne y] + s_j - s_y}{\lambda}
+
+    A cross entropy with margin :math:`c` and temperature :math:`\lambda`: at :math:`\lambda = 1, c = 0` it is cross
+    entropy minus :math:`\log C`, for :math:`\lambda \to 0` the multiclass hinge
+    :math:`\max_j (c\,[j \ne y] + s_j - s_y)`, for :math:`\lambda \to \infty` their mean. It can be negative. Convex,
+    smooth. Scores enter as they are: the authors' code first normalises them. Source: :cite:t:`zhu2023label`.
+
+    Args:
+        logits: scores :math:`s`, float, (N, C) or (N, C, d...). ``-inf`` leaves a class out, also of :math:`C`.
+        labels: class numbers, int64, (N,) or (N, d...).
+        lam: temperature :math:`\lambda` > 0, in logits.
+        c: margin >= 0, in logits.
+        weight: one factor per class, float, (C,).
+        ignore_index: label of samples to leave out.
+        reduction: ``mean``, ``sum``, or ``none`` for one value per sample.
+
+    Returns:
+        float32 (float64 for float64 logits): 0-d, or the shape of ``labels`` for ``none``.
+
+    Raises:
+        ValueError: an argument is off; see :mod:`paperlib.losses` for which checks run where.
+    """
+    check_number("lam", lam, 0, open_low=True)
+    check_number("c", c, 0)
+    batch = prepare(logits, labels, weight, ignore_index, reduction)
+    return batch.loss(partial(_ldr_kl, lam=lam, c=c))
+
+
+def _ldr_kl(logits: Tensor, labels: Tensor, *, lam: float, c: float) -> tuple[Tensor, Tensor]:
+    limit = torch.finfo(logits.dtype).max
+    y = labels.unsqueeze(1)
+    own = logits.gather(1, y)
+    top = logits.amax(dim=1, keepdim=True)
+    raised = ((logits - top).clamp(min=-limit) + c).scatter(1, y, (own - top).clamp(min=-limit))
+    highest = raised.amax(dim=1, keepdim=True)
+    p = ((raised - highest) / lam).clamp(min=-limit).masked_fill(logits == -math.inf, -math.inf).softmax(dim=1)
+    present = (logits != -math.inf).sum(dim=1, keepdim=True, dtype=logits.dtype)
+    log_mean = -(p.amax(dim=1, keepdim=True) * present).log()
+    values = (lam * log_mean + highest + (top - own)).squeeze(1)
+    return values, p.scatter_add(1, y, torch.full_like(own, -1.0))
+
+
+SPECS = (
+    LossSpec(cross_entropy, "cross entropy", "szegedy2016rethinking"),
+    LossSpec(ldr_kl, "LDR-KL", "zhu2023label"),
+)

@@ -1,12 +1,12 @@
 """The smooth top-k SVM: a soft maximum over all sets of k classes, by elementary symmetric polynomials."""
 
 import math
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from paperlib.losses._common import LossSpec, Reduction, Saturate, check_number, prepare
+from paperlib.losses._common import LossSpec, Reduction, check_number, competitors, prepare
 
 
 def smooth_topk_svm(logits: Tensor, labels: Tensor, *, k: int = 5, tau: float = 1.0, margin: float = 1.0,
@@ -45,54 +45,91 @@ def smooth_topk_svm(logits: Tensor, labels: Tensor, *, k: int = 5, tau: float = 
     check_number("tau", tau, 0, open_low=True)
     check_number("margin", margin, 0)
     batch = prepare(logits, labels, weight, ignore_index, reduction, k)
-    label_score = batch.at_label(batch.logits).masked_fill(batch.masked, 0.0)
-    others = batch.logits.scatter(1, batch.labels.unsqueeze(1), -math.inf)
+    return batch.loss(partial(_smooth_svm, k=k, tau=tau, margin=margin))
+
+
+def _smooth_svm(logits: Tensor, labels: Tensor, *, k: int, tau: float, margin: float) -> tuple[Tensor, Tensor]:
+    limit = torch.finfo(logits.dtype).max
+    y = labels.unsqueeze(1)
+    own = logits.gather(1, y)
     # The k-th best competitor is the natural origin: above it exactly k - 1 factors, so e_k and e_(k-1) are near 1.
-    # The loss does not depend on the origin, which therefore counts as a constant in the gradient.
-    origin = others.detach().topk(k, dim=1).values[:, -1]
+    # The loss does not depend on the origin, which therefore counts as a constant in the derivative.
+    origin = competitors(logits, labels, k)[0][:, k - 1 :].detach()
     safe = origin == -math.inf  # fewer than k competitors are left: the label is in the top k, the loss is 0
-    origin = origin.masked_fill(safe, 0.0)
-    log_ratio = _log_ratio((others - origin.unsqueeze(1)) / (k * tau), k)
-    excess = Saturate.apply(margin + tau * log_ratio + Saturate.apply(origin - label_score) / k)
+    origin = torch.where(safe, 0.0, origin)
+    relative = torch.where(safe, 0.0, logits.scatter(1, y, -math.inf) - origin)
+    log_ratio, share = _log_ratio(relative / (k * tau), k)
+    excess = (margin + tau * log_ratio + (origin - own).clamp(-limit, limit) / k).clamp(-limit, limit)
     # Beyond 100 tau the soft plus is its argument to the last bit, and excess / tau might not fit the dtype.
     linear = excess > 100 * tau
-    soft = tau * torch.logaddexp(torch.where(linear, 0.0, excess / tau), excess.new_zeros(()))
-    return batch.reduce(torch.where(linear, excess, soft).masked_fill(safe, 0.0))
+    scaled = torch.where(linear, 100.0, excess / tau)
+    values = torch.where(linear, excess, tau * torch.logaddexp(scaled, torch.zeros_like(scaled)))
+    pull = torch.where(safe, 0.0, scaled.sigmoid() / k)
+    return torch.where(safe, 0.0, values).squeeze(1), (pull * share).scatter(1, y, -pull)
 
 
-def _log_ratio(d: Tensor, k: int) -> Tensor:
-    """log(e_k / e_(k-1)) of exp(d), (rows,), for d of shape (rows, C) whose k-th largest entry is 0.
+def _log_ratio(d: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """log(e_k / e_(k-1)) of exp(d), (rows, 1), and its derivative by d, for d (rows, C) whose k-th largest entry is 0.
 
-    Each class is the polynomial 1 + exp(d) u, scaled so that its larger coefficient is 1; pairs are multiplied
-    up a tree that keeps degrees up to k. All terms are positive, so nothing cancels.
+    Each class is the polynomial 1 + exp(d) u, scaled so that its larger coefficient is 1; pairs are multiplied up a
+    tree that keeps degrees up to k. All terms are positive, so nothing cancels. The derivative goes down the same
+    tree. Coefficients come first and rows last, (degree + 1, nodes, rows): every operation runs along memory.
     """
-    # where, not abs: at d = 0, which is the k-th competitor itself, abs would lose its whole gradient.
-    small = torch.where(d > 0, -d, d).exp()
-    one = torch.ones_like(small)
-    nodes = torch.stack([torch.where(d > 0, small, one), torch.where(d > 0, one, small)], dim=-1)
+    # where, not abs: at d = 0, which is the k-th competitor itself, abs would lose its whole derivative.
+    above = (d > 0).t()
+    small = torch.where(above, -d.t(), d.t()).contiguous().exp()
+    nodes = torch.where(torch.stack([above, ~above]), small, 1.0)
+    levels = []
+    bound = 1.0  # of the coefficients, known beforehand: a node is scaled only where its product might overflow
     while nodes.shape[1] > 1:
-        if nodes.shape[1] % 2:
-            unit = torch.zeros_like(nodes[:, :1])
-            unit[..., 0] = 1.0
-            nodes = torch.cat([nodes, unit], dim=1)
-        nodes = _multiply(nodes[:, 0::2], nodes[:, 1::2], k)
-        nodes = nodes / nodes.detach().amax(dim=-1, keepdim=True)
+        terms = min(nodes.shape[0], k + 1)
+        scale = None
+        if terms * bound**2 > 1e37:
+            scale, bound = nodes.detach().amax(dim=0), 1.0
+            nodes = nodes / scale
+        levels.append((nodes, scale))
+        bound = terms * bound**2
+        left, right, odd = _pairs(nodes)
+        product = _multiply(left, right, min(2 * len(nodes) - 1, k + 1))
+        padding = odd.new_zeros(len(product) - len(odd), *odd.shape[1:])
+        nodes = torch.cat([product, torch.cat([odd, padding])], dim=1)
     root = nodes[:, 0]
-    if root.shape[-1] <= k:  # as many classes as k: no subset of k competitors
-        return torch.full_like(root[:, 0], 0.0)
-    # Fewer than k competitors make both 0; the caller replaces that row, so keep its arithmetic finite.
-    tiny = torch.finfo(root.dtype).tiny
-    return root[:, k].clamp(min=tiny).log() - root[:, k - 1].clamp(min=tiny).log()
+    numerator, denominator = root[k], root[k - 1]
+
+    slope = torch.cat([torch.zeros_like(root[: k - 1]), -1 / denominator[None], 1 / numerator[None]]).unsqueeze(1)
+    for nodes, scale in reversed(levels):
+        left, right, odd = _pairs(nodes)
+        pairs = slope[:, : left.shape[1]]
+        both = torch.stack([_divide(pairs, right, len(left)), _divide(pairs, left, len(right))], dim=2).flatten(1, 2)
+        slope = torch.cat([both, slope[: len(odd), left.shape[1] :]], dim=1)
+        if scale is not None:
+            slope = slope / scale
+    slope = small * torch.where(above, -slope[0], slope[1])
+    return (numerator.log() - denominator.log()).unsqueeze(1), slope.t()
 
 
-def _multiply(left: Tensor, right: Tensor, k: int) -> Tensor:
-    """Products of polynomials whose coefficients stand in the last dimension, up to degree k."""
-    size = min(left.shape[-1] + right.shape[-1] - 1, k + 1)
-    product = left.new_zeros((*left.shape[:-1], size))
-    for degree in range(min(right.shape[-1], size)):
-        term = left[..., : size - degree] * right[..., degree : degree + 1]
-        product = product + F.pad(term, (degree, size - degree - term.shape[-1]))
+def _pairs(nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Left and right partners, and the node without one, if any; (coefficients, pairs or 0..1, rows)."""
+    paired = nodes.shape[1] // 2 * 2
+    return nodes[:, 0:paired:2], nodes[:, 1:paired:2], nodes[:, paired:]
+
+
+def _multiply(left: Tensor, right: Tensor, size: int) -> Tensor:
+    """The lowest ``size`` coefficients of the products of two polynomials."""
+    product = left.new_zeros(size, *left.shape[1:])
+    for degree, coefficient in enumerate(right[:size]):
+        count = min(len(left), size - degree)
+        product[degree : degree + count] += left[:count] * coefficient
     return product
+
+
+def _divide(slope: Tensor, factor: Tensor, size: int) -> Tensor:
+    """The derivative by one factor's ``size`` coefficients, from that by the product's and the other factor."""
+    result = slope.new_zeros(size, *slope.shape[1:])
+    for degree, coefficient in enumerate(factor[: len(slope)]):
+        count = min(size, len(slope) - degree)
+        result[:count] += slope[degree : degree + count] * coefficient
+    return result
 
 
 SPECS = (LossSpec(smooth_topk_svm, "smooth top-k SVM", "berrada2018smooth"),)
