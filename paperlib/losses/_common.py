@@ -210,24 +210,54 @@ class Saturate(torch.autograd.Function):
 def largest(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The ``count`` largest entries of each row in descending order and where they are, both (rows, count).
 
-    As ``torch.topk``, which reads every entry into a list of pairs. In long rows it is quicker to cut a row into
-    blocks and to look only into the ``count`` blocks of the largest maxima: nothing else can be among the largest.
+    As ``torch.topk``. On a CPU that compares entry by entry, at the mercy of the branch predictor, and costs several
+    times a softmax: there, a few maxima in single precision are found by operations that run along memory.
     """
+    if rows.device.type != "cpu" or rows.dtype != torch.float32 or count > 16 or not is_plain(rows):
+        values, places = rows.topk(count, dim=1)
+        return values, places
+    with torch.no_grad():
+        places = _largest_on_cpu(rows, count)
+    return rows.gather(1, places), places
+
+
+def _largest_on_cpu(rows: Tensor, count: int) -> Tensor:
+    """Places of the largest entries: first the blocks with the largest maxima, which hold them all, then in these."""
     length = rows.shape[1]
-    size = length // (64 * count)  # with fewer maxima topk itself turns to a slower method
+    size = min(10, length // (16 * count))
     if size < 2:
-        return tuple(rows.topk(count, dim=1))  # type: ignore[return-value]
+        return _maxima(rows, count)
     blocks = length // size
     # Block b holds the entries b, b + blocks, b + 2 blocks, ...: their maxima are maxima of contiguous rows.
-    maxima = rows[:, : size * blocks].unflatten(1, (size, blocks)).amax(dim=1)
-    chosen = maxima.topk(count, dim=1, sorted=False).indices
-    steps = torch.arange(0, size * blocks, blocks, device=rows.device)
-    candidates = (chosen.unsqueeze(1) + steps[:, None]).flatten(1)
+    chosen = _maxima(rows[:, : size * blocks].unflatten(1, (size, blocks)).amax(dim=1), count)
+    candidates = (chosen.unsqueeze(1) + torch.arange(0, size * blocks, blocks)[:, None]).flatten(1)
     if size * blocks < length:
-        rest = torch.arange(size * blocks, length, device=rows.device)
+        rest = torch.arange(size * blocks, length)
         candidates = torch.cat([candidates, rest.expand(len(candidates), -1)], dim=1)
-    values, where = rows.gather(1, candidates).topk(count, dim=1)
-    return values, candidates.gather(1, where)
+    return candidates.gather(1, _maxima(rows.gather(1, candidates), count))
+
+
+def _maxima(rows: Tensor, count: int) -> Tensor:
+    """Places of the largest entries of float32 rows, one after the other.
+
+    Each number carries its place in those bits of a float64 that no float32 fills: the maximum brings its place along,
+    and no two numbers are equal.
+    """
+    place = torch.arange(rows.shape[1])
+    mask = 2 ** (rows.shape[1] - 1).bit_length() - 1
+    keys = rows.double().clamp_(min=-(2.0**1000)).view(torch.int64).bitwise_or_(place).view(torch.float64)
+    found = []
+    for _ in range(count):
+        found.append(keys.amax(dim=1, keepdim=True).view(torch.int64) & mask)
+        keys.scatter_(1, found[-1], -math.inf)
+    return torch.cat(found, dim=1)
+
+
+def add_at(values: Tensor, places: Tensor, addend: Tensor) -> Tensor:
+    """``values`` with ``addend`` added at ``places`` of its rows: in place where nothing else can notice."""
+    if torch.is_grad_enabled() or not is_plain(values) or not is_plain(places) or not is_plain(addend):
+        return values.scatter_add(1, places, addend)
+    return values.scatter_add_(1, places, addend)
 
 
 def competitors(logits: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -281,7 +311,7 @@ def _check_values(logits: Tensor, labels: Tensor, ignore_index: int, num_classes
     """Refuse logits and labels without meaning; returns whether all labels are known to count, all logits finite."""
     if not is_plain(logits) or not is_plain(labels):
         return False, False
-    lowest, highest = logits.detach().aminmax()  # NaN and +inf both fail the comparison
+    highest = logits.detach().amax()  # NaN and +inf both fail the comparison
     if logits.device.type == "cuda":
         fits = (labels == ignore_index) | ((labels >= 0) & (labels < num_classes))
         torch._assert_async((highest < math.inf) & fits.all())
@@ -290,7 +320,7 @@ def _check_values(logits: Tensor, labels: Tensor, ignore_index: int, num_classes
         bad = int((~(logits.detach().amax(dim=1) < math.inf)).sum())
         raise ValueError(f"logits hold NaN or +inf in {bad} of {len(logits)} rows: expected finite scores, "
                          "or -inf for classes to leave out")
-    unmasked = bool(lowest > -math.inf)
+    unmasked = bool(logits.detach().amin() > -math.inf)
     low, high = (int(bound) for bound in labels.aminmax())
     if low >= 0 and high < num_classes:
         return not low <= ignore_index <= high, unmasked

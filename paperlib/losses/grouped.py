@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from paperlib.losses._common import LossSpec, Reduction, check_choice, check_number, is_plain, largest, prepare
+from paperlib.losses._common import LossSpec, Reduction, add_at, check_choice, check_number, is_plain, largest, prepare
 
 Gate = Literal["ratio", "linear", "none"]
 Blend = Literal["probability", "loss"]
@@ -84,52 +84,46 @@ def topk_grouped(logits: Tensor, labels: Tensor, *, k: int = 5, weight: Tensor |
 def _transition(logits: Tensor, labels: Tensor, strength: Tensor | None = None, *, k: int, gate: str = "none",
                 tau: float = 1.0, margin: float = 1.0, detach_gate: bool = True,
                 blend: str = "probability") -> tuple[Tensor, Tensor]:
-    """In logarithms, relative to the row's largest score: at -inf a class, or a weight, simply adds nothing."""
+    """In logarithms, relative to the row's largest score: at -inf the companions, or their weight, add nothing."""
     lowest, tiny = torch.finfo(logits.dtype).min, torch.finfo(logits.dtype).tiny
     y = labels.unsqueeze(1)
     best, top = largest(logits, k + 1)
-    own, first, outside = logits.gather(1, y), best[:, :1], best[:, k:]
+    first, outside, beside, top = best[:, :1], best[:, k:], top[:, k:], top[:, :k]
+    own = logits.gather(1, y)
+    depth = own - outside
     p = logits.softmax(dim=1)
     log_z = -p.gather(1, top[:, :1]).log()  # exp(0) / sum is the largest probability
-    companion = (own > outside) & (top[:, :k] != y)
-    depth = (own - outside).clamp(min=tiny)  # where the label is outside it has no companions to weigh
+    # The label's companions in the group, if it is inside. One of them, or the label itself, is the largest: 1.
+    others = (best[:, :k] - first).exp() * ((top != y) & (depth > 0))
+    total = others.sum(dim=1, keepdim=True)
+    alone = total == 0
+    log_total = (total + alone).log().masked_fill(alone, -math.inf)
+    own = (own - first).clamp(min=lowest)
+    depth = depth.clamp(min=tiny)
     if detach_gate:
         depth = depth.detach()
     log_w = _log_gate(depth, gate, tau, margin)
     if strength is not None:
         log_w = log_w + strength.log()
-    relative = best[:, :k] - first
-    members = relative if blend == "loss" else relative + log_w
-    own = (own - first).clamp(min=lowest)
-    group, pull = _log_sum(torch.cat([own, torch.where(companion, members, -math.inf)], dim=1))
+    group = torch.logaddexp(own, log_total if blend == "loss" else log_total + log_w)
+    pull, others_pull = (own - group).exp(), -group
     if blend == "loss":
         w = log_w.exp()
         values = log_z - (1 - w) * own - w * group
-        pull = torch.cat([w * pull[:, :1] + (1 - w), w * pull[:, 1:]], dim=1)
+        pull, others_pull = w * pull + (1 - w), w * others_pull.clamp(max=0.0).exp()
     else:
         values = log_z - group
-    derivative = p.scatter_add(1, torch.cat([y, top[:, :k]], dim=1), -pull)
+        others_pull = (log_w + others_pull).clamp(max=0.0).exp()
+    derivative = add_at(p, torch.cat([y, top], dim=1), torch.cat([-pull, others * -others_pull], dim=1))
     if not detach_gate:
         log_rate = _log_gate_rate(depth, gate, tau, margin)
         if strength is not None:
             log_rate = log_rate + strength.log()
-        if blend == "loss":
-            opening = log_rate.exp() * (own - group)
-        else:
-            others = torch.where(companion, relative, -math.inf).logsumexp(dim=1, keepdim=True)
-            opening = -(others - group + log_rate).exp()
+        opening = log_rate.exp() * (own - group) if blend == "loss" else -(log_total - group + log_rate).exp()
         opening = opening.clamp(min=lowest)
-        edges = torch.cat([y, top[:, k:]], dim=1)
-        derivative = derivative.scatter_add(1, edges, torch.cat([opening, -opening], dim=1))
+        edges = torch.cat([y, beside], dim=1)
+        derivative = add_at(derivative, edges, torch.cat([opening, -opening], dim=1))
     return values.squeeze(1).clamp(min=0.0), derivative
-
-
-def _log_sum(values: Tensor) -> tuple[Tensor, Tensor]:
-    """log-sum-exp of each row, (rows, 1), and each entry's share in it; the first entry is finite."""
-    top = values.amax(dim=1, keepdim=True)
-    parts = (values - top).exp()
-    total = parts.sum(dim=1, keepdim=True)
-    return top + total.log(), parts / total
 
 
 def _log_gate(depth: Tensor, gate: str, tau: float, margin: float) -> Tensor:

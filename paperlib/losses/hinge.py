@@ -7,7 +7,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from paperlib.losses._common import Batch, LossSpec, Reduction, check_number, competitors, is_plain, largest, prepare
+from paperlib.losses._common import (
+    Batch,
+    LossSpec,
+    Reduction,
+    add_at,
+    check_number,
+    competitors,
+    is_plain,
+    largest,
+    prepare,
+)
 
 
 def topk_hinge_alpha(logits: Tensor, labels: Tensor, *, k: int = 5, weight: Tensor | None = None,
@@ -233,7 +243,7 @@ def _violations(logits: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]
 def _pulls(logits: Tensor, labels: Tensor, classes: Tensor, pull: Tensor) -> Tensor:
     """The derivative that has ``pull`` at ``classes`` and its opposite at the label, (rows, C)."""
     both = torch.cat([pull, -pull.sum(dim=1, keepdim=True)], dim=1)
-    return torch.zeros_like(logits).scatter_add(1, torch.cat([classes, labels.unsqueeze(1)], dim=1), both)
+    return add_at(torch.zeros_like(logits), torch.cat([classes, labels.unsqueeze(1)], dim=1), both)
 
 
 SPECS = (

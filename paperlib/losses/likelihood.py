@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from paperlib.losses._common import LossSpec, Reduction, check_number, prepare
+from paperlib.losses._common import LossSpec, Reduction, add_at, check_number, prepare
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, weight: Tensor | None = None,
@@ -44,7 +44,7 @@ def nll(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood of the label under the softmax, (rows,), and its derivative, (rows, C)."""
     y = labels.unsqueeze(1)
     p, log_p = softmax_and_log_at(logits, y)
-    return -log_p.squeeze(1), p.scatter_add(1, y, torch.full_like(log_p, -1.0))
+    return -log_p.squeeze(1), add_at(p, y, torch.full_like(log_p, -1.0))
 
 
 def softmax_and_log_at(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,7 +113,7 @@ def _ldr_kl(logits: Tensor, labels: Tensor, *, lam: float, c: float) -> tuple[Te
     present = (logits != -math.inf).sum(dim=1, keepdim=True, dtype=logits.dtype)
     log_mean = -(p.amax(dim=1, keepdim=True) * present).log()
     values = (lam * log_mean + highest + (top - own)).squeeze(1)
-    return values, p.scatter_add(1, y, torch.full_like(own, -1.0))
+    return values, add_at(p, y, torch.full_like(own, -1.0))
 
 
 SPECS = (

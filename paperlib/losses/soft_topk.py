@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from paperlib.losses._common import LossSpec, Reduction, check_number, prepare
+from paperlib.losses._common import LossSpec, Reduction, add_at, check_number, prepare
 
 
 def lapsum_topk(logits: Tensor, labels: Tensor, *, k: int = 5, alpha: float = 1.0, weight: Tensor | None = None,
@@ -59,7 +59,7 @@ def _lapsum(logits: Tensor, labels: Tensor, *, k: int, alpha: float) -> tuple[Te
     missing = torch.where(below, 0.0, -own).exp() / 2  # 1 - F where the label is above the threshold
     values = torch.where(below, math.log(2) - own, -torch.log1p(-missing))
     pull = torch.where(safe, 0.0, torch.where(below, 1.0, missing / (1 - missing)) / alpha)
-    return torch.where(safe, 0.0, values).squeeze(1), (pull * share).scatter_add(1, y, -pull)
+    return torch.where(safe, 0.0, values).squeeze(1), add_at(pull * share, y, -pull)
 
 
 def _threshold(logits: Tensor, k: int, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
