@@ -25,13 +25,14 @@ from paperlib.losses.hinge import (
     topk_hinge_beta,
 )
 from paperlib.losses.likelihood import cross_entropy, ldr_kl
+from paperlib.losses.mixture import expected_loss
 from paperlib.losses.smooth_svm import smooth_topk_svm
 from paperlib.losses.soft_topk import lapsum_topk
 from paperlib.losses.sorting import difftopk_cross_entropy
 
 __all__ = ["BoundLoss", "LossSpec", "SPECS", "consistent_topk_hinge", "cross_entropy", "difftopk_cross_entropy",
-           "get", "imbalanced_margins", "lapsum_topk", "ldr_kl", "names", "noised_topk_hinge", "options",
-           "smooth_topk_svm", "topk_entropy", "topk_grouped", "topk_hinge_alpha", "topk_hinge_beta",
+           "expected_loss", "get", "imbalanced_margins", "lapsum_topk", "ldr_kl", "names", "noised_topk_hinge",
+           "options", "smooth_topk_svm", "topk_entropy", "topk_grouped", "topk_hinge_alpha", "topk_hinge_beta",
            "topk_transition", "truncated_topk_entropy"]
 
 _FAMILIES = (likelihood, grouped, hinge, entropy, smooth_svm, sorting, soft_topk)
