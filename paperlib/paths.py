@@ -11,3 +11,5 @@ GRIDS = EXPERIMENTS / "grids"
 RECORDS = Path(os.environ.get("PAPERLIB_RECORDS", EXPERIMENTS / "records"))
 #: The torchvision root. Git-ignored; ``PAPERLIB_DATA`` puts it elsewhere.
 DATA = Path(os.environ.get("PAPERLIB_DATA", ROOT / "data"))
+#: What every loss's test for top-k calibration found, by ``experiments/calibration_table.py``.
+CALIBRATION = EXPERIMENTS / "tables" / "calibration.json"

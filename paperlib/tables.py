@@ -101,6 +101,19 @@ def verdicts(frame: pd.DataFrame | None = None) -> pd.DataFrame:
         "ours": found["ours"], "verdict": [f"**{verdict}**" for verdict in found["verdict"]]})
 
 
+def calibration(frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """What the test of every loss for top-k calibration found: at how many class probabilities which set wins."""
+    found = analysis.calibration() if frame is None else frame
+    return pd.DataFrame({
+        "loss": [f"{row.label}, {row.note}" if row.note else row.label for row in _rows(found)],
+        "right": [f"{row.right} of {row.n}" for row in _rows(found)],
+        "tied": found["tied"].astype(str), "wrong": found["wrong"].astype(str),
+        "least gap": [_sign(row.gap, 4).removeprefix("+") for row in _rows(found)],
+        "largest regret (points)": [f"{100 * row.regret:.1f}" for row in _rows(found)],
+        "descents that end right (%)": [f"{100 * row.descents_right:.0f}" for row in _rows(found)],
+        "how": found["solver"].map({"search": "search", "linear": "linear programs"})})
+
+
 def status(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
     """Runs that have a record, and those that miss one."""
     found = analysis.status(grid_names)

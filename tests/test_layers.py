@@ -16,6 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "seeding": set(),
     "metrics": set(),
     "losses": set(),
+    "calibration": {"losses"},
     "config": {"paths"},
     "grids": {"paths", "config"},
     "environment": {"paths"},

@@ -1,8 +1,10 @@
 """From records to tidy frames and verdicts. Accuracies are fractions here; figures and tables show percent.
 
-Every function takes the name of a grid and reads its records; a missing run is an error that names it.
+Functions take the name of a grid and read its records; a missing run is an error that names it. What the losses
+themselves are found to do (``calibration``) has a document of its own.
 """
 
+from paperlib.analysis.calibrated import calibration, calibration_document
 from paperlib.analysis.claims import Place, part_status, region_verdict, setups_verdict, size_verdict, verdicts
 from paperlib.analysis.frames import (
     candidate_differences,
@@ -22,7 +24,7 @@ from paperlib.analysis.frames import (
 )
 
 __all__ = [
-    "Place", "candidate_differences", "candidates", "certificates", "curve_bands", "curves", "difference_bands",
-    "differences", "environments", "history", "labels", "part_status", "region_verdict", "require_comparable",
-    "runs", "setups_verdict", "size_verdict", "status", "summary", "verdicts",
+    "Place", "calibration", "calibration_document", "candidate_differences", "candidates", "certificates",
+    "curve_bands", "curves", "difference_bands", "differences", "environments", "history", "labels", "part_status",
+    "region_verdict", "require_comparable", "runs", "setups_verdict", "size_verdict", "status", "summary", "verdicts",
 ]

@@ -1,0 +1,44 @@
+"""What the test of every loss for top-k calibration found: the document of ``experiments/calibration_table.py``."""
+
+import json
+from typing import Any
+
+import pandas as pd
+
+from paperlib import paths
+
+_KEYS = {"settings", "code", "environment", "seconds", "cases"}
+_VERDICTS = ("right", "tied", "wrong")
+
+
+def calibration_document() -> dict[str, Any]:
+    """The document: ``settings``, ``code``, ``environment``, ``seconds`` and the ``cases`` with a result for each eta.
+
+    Raises:
+        FileNotFoundError: it is not there; says how to make it.
+        ValueError: it is no such document.
+    """
+    path = paths.CALIBRATION
+    if not path.exists():
+        raise FileNotFoundError(f"no {path}: make it with python experiments/calibration_table.py")
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(document, dict) or _KEYS - document.keys():
+        raise ValueError(f"{path}: expected the document of experiments/calibration_table.py")
+    return document
+
+
+def calibration() -> pd.DataFrame:
+    """One row for each tested loss and options, in the order of the document.
+
+    Columns: loss (name), label, note, options, solver, n (class probabilities tried), right, tied, wrong (how many of
+    them), gap (least, in units of the loss), regret (largest, a probability), unattained (how many), descents_right
+    (mean share). :func:`paperlib.calibration.check` says what they mean.
+    """
+    rows = []
+    for case in calibration_document()["cases"]:
+        found = pd.DataFrame(case["results"])
+        rows.append({**{key: case[key] for key in ("loss", "label", "note", "options", "solver")}, "n": len(found),
+                     **{verdict: int((found["verdict"] == verdict).sum()) for verdict in _VERDICTS},
+                     "gap": found["gap"].min(), "regret": found["regret"].max(),
+                     "unattained": int((~found["attained"]).sum()), "descents_right": found["descents_right"].mean()})
+    return pd.DataFrame(rows)
