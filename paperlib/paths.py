@@ -11,5 +11,7 @@ GRIDS = EXPERIMENTS / "grids"
 RECORDS = Path(os.environ.get("PAPERLIB_RECORDS", EXPERIMENTS / "records"))
 #: The torchvision root. Git-ignored; ``PAPERLIB_DATA`` puts it elsewhere.
 DATA = Path(os.environ.get("PAPERLIB_DATA", ROOT / "data"))
+#: What each loss costs, by ``experiments/benchmark_losses.py``.
+LOSS_COSTS = EXPERIMENTS / "tables" / "losses.json"
 #: What every loss's test for top-k calibration found, by ``experiments/calibration_table.py``.
 CALIBRATION = EXPERIMENTS / "tables" / "calibration.json"

@@ -114,6 +114,36 @@ def calibration(frame: pd.DataFrame | None = None) -> pd.DataFrame:
         "how": found["solver"].map({"search": "search", "linear": "linear programs"})})
 
 
+def loss_speed(frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Time of each loss of the library as a multiple of torch's cross entropy, by size: median [quartiles]."""
+    found = analysis.loss_costs() if frame is None else frame
+    found = found[found["side"] != "rival"]
+    return _by_size(found, [f"{row.ratio:.1f} [{row.ratio_low:.1f}, {row.ratio_high:.1f}]" for row in _rows(found)],
+                    ["loss"])
+
+
+def rival_speed(frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Time of other people's code as a multiple of the same loss here, by size: median [quartiles]."""
+    found = analysis.loss_costs() if frame is None else frame
+    found = found[found["side"] == "rival"]
+    cells = [f"{row.times_ours:.1f} [{row.times_ours_low:.1f}, {row.times_ours_high:.1f}]" for row in _rows(found)]
+    return _by_size(found, cells, ["loss", "code"]).rename(columns={"code": "other code"})
+
+
+def loss_memory(frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Peak memory of each loss beyond the logits, in multiples of them and of torch's cross entropy, by size."""
+    found = analysis.loss_memory() if frame is None else frame
+    return _by_size(found, [f"{row.logits:.1f} ({row.ratio:.1f} x)" for row in _rows(found)], ["loss"])
+
+
+def _by_size(found: pd.DataFrame, cells: Sequence[str], index: list[str]) -> pd.DataFrame:
+    """One column a size, in the order of the frame."""
+    sizes = [f"{row.n} x {row.num_classes}" for row in _rows(found)]
+    wide = found.assign(size=sizes, cell=list(cells)).pivot(index=index, columns="size", values="cell")
+    wide = wide.loc[found.set_index(index).index.unique(), list(dict.fromkeys(sizes))]
+    return wide.fillna("–").reset_index().rename_axis(columns=None)
+
+
 def status(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
     """Runs that have a record, and those that miss one."""
     found = analysis.status(grid_names)

@@ -6,6 +6,7 @@ themselves are found to do (``calibration``) has a document of its own.
 
 from paperlib.analysis.calibrated import calibration, calibration_document
 from paperlib.analysis.claims import Place, part_status, region_verdict, setups_verdict, size_verdict, verdicts
+from paperlib.analysis.costs import cost_document, loss_costs, loss_memory
 from paperlib.analysis.frames import (
     candidate_differences,
     candidates,
@@ -25,6 +26,7 @@ from paperlib.analysis.frames import (
 
 __all__ = [
     "Place", "calibration", "calibration_document", "candidate_differences", "candidates", "certificates",
-    "curve_bands", "curves", "difference_bands", "differences", "environments", "history", "labels", "part_status",
-    "region_verdict", "require_comparable", "runs", "setups_verdict", "size_verdict", "status", "summary", "verdicts",
+    "cost_document", "curve_bands", "curves", "difference_bands", "differences", "environments", "history", "labels",
+    "loss_costs", "loss_memory", "part_status", "region_verdict", "require_comparable", "runs", "setups_verdict",
+    "size_verdict", "status", "summary", "verdicts",
 ]

@@ -244,7 +244,7 @@ def _maxima(rows: Tensor, count: int) -> Tensor:
     and no two numbers are equal.
     """
     place = torch.arange(rows.shape[1])
-    mask = 2 ** (rows.shape[1] - 1).bit_length() - 1
+    mask = torch.tensor(2 ** (rows.shape[1] - 1).bit_length() - 1)
     keys = rows.double().clamp_(min=-(2.0**1000)).view(torch.int64).bitwise_or_(place).view(torch.float64)
     found = []
     for _ in range(count):
