@@ -109,8 +109,11 @@ def calibration(frame: pd.DataFrame | None = None) -> pd.DataFrame:
         "right": [f"{row.right} of {row.n}" for row in _rows(found)],
         "tied": found["tied"].astype(str), "wrong": found["wrong"].astype(str),
         "least gap": [_sign(row.gap, 4).removeprefix("+") for row in _rows(found)],
+        "only approached": [", ".join(f"{count} {where}" for count, where in [
+            (row.at_tie, "at a tie"), (row.far_out, "far out")] if count) or "–" for row in _rows(found)],
         "largest regret (points)": [f"{100 * row.regret:.1f}" for row in _rows(found)],
         "descents that end right (%)": [f"{100 * row.descents_right:.0f}" for row in _rows(found)],
+        "from cross entropy (%)": [f"{100 * row.kept_right:.0f}" for row in _rows(found)],
         "how": found["solver"].map({"search": "search", "linear": "linear programs"})})
 
 

@@ -92,7 +92,8 @@ def check(loss: str | Loss, k: int = 2, *, probabilities: ArrayLike | None = Non
           Where many scores are best, it is that of one of them;
         - ``attained``: False where the infimum is only approached, as scores grow apart for ever;
         - ``descents_right``: share of the descents (unit steps, shrinking to 0, from standard normal scores) that end
-          with the right set. They follow autograd, and where there are several minima they may end in a wrong one.
+          with the right set. They follow autograd, and where there are several minima they may end in a wrong one;
+        - ``kept_right``: whether such a descent from the minimiser of cross entropy does.
 
     Raises:
         ValueError: an argument is off, the loss does not give one finite number a row, is random, has no derivative or
@@ -120,15 +121,15 @@ def check(loss: str | Loss, k: int = 2, *, probabilities: ArrayLike | None = Non
     missed = eta.gather(1, best).sum(dim=1, keepdim=True) - eta[:, order[:, :k]].sum(dim=2)
     ends = _descend(loss, eta, starts, steps, generator)
     margins = torch.where(sets, ends, math.inf).amin(dim=2) - torch.where(sets, -math.inf, ends).amax(dim=2)
-    good_ends = (margins > NEGLIGIBLE).double().mean(dim=0)
+    ends_right = (margins > NEGLIGIBLE).T
     return pd.DataFrame([
         _row(loss, order, k, tolerance, *parts)
-        for parts in zip(eta, right, values, x, missed, good_ends, strict=True)])
+        for parts in zip(eta, right, values, x, missed, ends_right, strict=True)])
 
 
 @torch.no_grad()
 def _row(loss: Loss, order: Tensor, k: int, tolerance: float, eta: Tensor, right: Tensor, values: Tensor, x: Tensor,
-         missed: Tensor, good_ends: Tensor) -> dict[str, Any]:
+         missed: Tensor, ends_right: Tensor) -> dict[str, Any]:
     """The result at one eta, from the least risk of each cone, (cones,), and where it lies, (cones, C)."""
     place = int(torch.where(right, values, math.inf).argmin())
     # Scores tied over the k-th place lie on the edge of a right cone but count as wrong; a loss may jump there.
@@ -143,7 +144,7 @@ def _row(loss: Loss, order: Tensor, k: int, tolerance: float, eta: Tensor, right
     return {"eta": tuple(eta.tolist()), "verdict": verdict, "risk_right": risk_right, "risk_wrong": risk_wrong,
             "gap": gap, "regret": float(torch.where(near, missed, 0.0).amax()),
             "margin": margin if margin > NEGLIGIBLE else 0.0, "attained": _attained(loss, x[least], order[least], eta),
-            "descents_right": float(good_ends)}
+            "descents_right": float(ends_right[1:].double().mean()), "kept_right": bool(ends_right[0])}
 
 
 def _attained(loss: Loss, x: Tensor, order: Tensor, eta: Tensor) -> bool:
@@ -161,15 +162,19 @@ def _attained(loss: Loss, x: Tensor, order: Tensor, eta: Tensor) -> bool:
 
 
 def _descend(loss: Loss, eta: Tensor, starts: int, steps: int, generator: torch.Generator) -> Tensor:
-    """Where gradient descent ends that follows autograd, as training does, from random scores: (starts, n, C)."""
-    scores = torch.randn(starts, *eta.shape, dtype=eta.dtype, generator=generator).flatten(0, 1)
-    rows = eta.repeat(starts, 1)
+    """Where gradient descent ends that follows autograd, as training does: (1 + starts, n, C).
+
+    It starts from the minimiser of cross entropy, then from random scores.
+    """
+    drawn = torch.randn(starts, *eta.shape, dtype=eta.dtype, generator=generator)
+    scores = torch.cat([eta.clamp(min=NEGLIGIBLE).log(), drawn.flatten(0, 1)])
+    rows = eta.repeat(1 + starts, 1)
     for i in range(steps):
         scores.requires_grad_()
         (slope,) = torch.autograd.grad(risk(loss, scores, rows).sum(), scores)
         # Steps shrink to 0 along a cosine, so that a kink is met and not jumped over for ever.
         scores = scores.detach() - math.cos(math.pi / 2 * i / steps) * slope
-    return scores.reshape(starts, *eta.shape)
+    return scores.reshape(1 + starts, *eta.shape)
 
 
 def _gaps(probabilities: NDArray[np.float64], k: int) -> NDArray[np.float64]:
