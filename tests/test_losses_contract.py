@@ -9,6 +9,7 @@ import copy
 import inspect
 import itertools
 import pickle
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -393,13 +394,17 @@ def check_compile(loss: Callable, case: Case) -> None:
     torch.compiler.reset()
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     logits, labels = rows(22)
-    for k in case.ks(3):
+    weight = torch.arange(1, C + 1, dtype=torch.float64)
+    for k, options in itertools.product(case.ks(3), ({}, {"weight": weight, "ignore_index": int(labels[0])})):
         outcomes = []
         for version in (loss, compiled):
             leaf = logits.clone().requires_grad_()
-            value = version(leaf, labels, **k)
+            value = version(leaf, labels, **options, **k)
             value.backward()
             outcomes.append((value.detach(), leaf.grad))
+            if not options:  # as in evaluation, where nothing asks for a gradient
+                with torch.no_grad():
+                    assert_close(version(logits, labels, **k), value.detach(), **SAME)
         assert_close(outcomes[1], outcomes[0], **SAME)
 
 
@@ -463,6 +468,24 @@ def test_every_loss_has_a_reference() -> None:
     assert set(losses.names()) == set(REFERENCES)
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_single_precision_holds_with_many_classes(case: Case) -> None:
+    """In rows long enough for every short cut; double precision itself is held to the references above."""
+    generator = torch.Generator().manual_seed(27)
+    logits = torch.randn(12, 1500, generator=generator) * 3
+    labels = logits.argsort(dim=1, descending=True)[torch.arange(12), torch.arange(12) * 3]
+    loss = losses.get(case.name, **case.options)
+    draws = torch.randn(3, 12, 1500, generator=generator)
+    noise = {"noise": draws} if case.options.get("eps") else {}
+    for k in case.ks(1, 5, 40):
+        single, double = loss(logits, labels, reduction="none", **noise, **k), loss(
+            logits.double(), labels, reduction="none", **noise, **k
+        )
+        assert_close(single.double(), double, rtol=1e-4, atol=1e-5, msg=about(k))
+        slope = gradient(loss, logits, labels, **noise, **k).double()
+        assert_close(slope, gradient(loss, logits.double(), labels, **noise, **k), rtol=1e-3, atol=1e-5, msg=about(k))
+
+
 TOPK = {"k": 5}
 SIGNATURES = {  # the public interface that stays put
     "cross_entropy": {"label_smoothing": 0.0},
@@ -511,6 +534,19 @@ def test_models_trained_together_have_their_own_strength(per_model: float) -> No
     together = torch.func.vmap(lambda w: losses.topk_transition(logits, labels, k=2, strength=w))(strengths)
     alone = [losses.topk_transition(logits, labels, k=2, strength=w) for w in strengths]
     assert_close(together, torch.stack(alone), **SAME)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("name", ["topk_transition", "topk_entropy"])
+def test_generated_code_agrees(name: str) -> None:
+    """Under inductor, which fuses and reorders; `compile` checks that every loss can be captured."""
+    torch.compiler.reset()
+    compiled = torch.compile(getattr(losses, name), fullgraph=True)
+    logits, labels = rows(25, 3.0)
+    leaf = logits.clone().requires_grad_()
+    compiled(leaf, labels, k=3, reduction="sum").backward()
+    assert_close(leaf.grad, gradient(getattr(losses, name), logits, labels, k=3), **EXACT)
+    assert_close(compiled(logits, labels, k=3), getattr(losses, name)(logits, labels, k=3), **EXACT)
 
 
 @pytest.mark.gpu

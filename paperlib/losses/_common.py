@@ -68,12 +68,12 @@ class Batch:
             weighted: whether its values carry their class weights already.
         """
         shares = self._shares(weighted)
-        result = WithDerivative.apply(definition, bounded, shares, self.logits, self.labels, *tensors)[0]
+        result = WithDerivative.apply(definition, bounded, shares, self.logits, self.labels, tensors)[0]
         return result.reshape(self.shape) if self.reduction == "none" else result
 
     def each(self, definition: Definition) -> Tensor:
         """As :meth:`loss`, one for each row, (rows,), not yet weighed."""
-        return WithDerivative.apply(definition, True, Shares(), self.logits, self.labels)[0]
+        return WithDerivative.apply(definition, True, Shares(), self.logits, self.labels, ())[0]
 
     def reduce(self, values: Tensor) -> Tensor:
         """Weigh and reduce losses (rows,) of ordinary autograd; a masked label costs +inf and gives no gradient."""
@@ -136,31 +136,32 @@ class WithDerivative(torch.autograd.Function):
 
     @staticmethod
     def forward(definition: Definition, bounded: bool, shares: Shares, logits: Tensor, labels: Tensor,
-                *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+                tensors: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:
         values, derivative = definition(logits, labels, *tensors)
         return shares.reduce(values), derivative
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.definition, ctx.bounded, shares, *tensors = inputs
+        ctx.definition, ctx.bounded, shares, logits, labels, tensors = inputs
         ctx.count = None if isinstance(shares.total, Tensor) else shares.total
-        ctx.save_for_backward(output[1], shares.share, shares.total if ctx.count is None else None, *tensors)
+        ctx.save_for_backward(output[1], shares.share, shares.total if ctx.count is None else None, logits,
+                              labels, *tensors)
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        derivative, share, total, *tensors = ctx.saved_tensors
+        derivative, share, total, *inputs = ctx.saved_tensors
         if grad is None:  # nothing depends on the loss
-            return None, None, None, *(None for _ in tensors)
+            return None, None, None, None, None, None
         if torch.is_grad_enabled():
-            derivative = ctx.definition(*tensors)[1]
+            derivative = ctx.definition(*inputs)[1]
         grad = Shares(share, ctx.count if total is None else total).spread(grad)
         product = derivative * (grad.unsqueeze(1) if grad.dim() else grad)
         if not ctx.bounded:
             limit = torch.finfo(product.dtype).max
             product = product.clamp(-limit, limit)
-        return None, None, None, product, *(None for _ in tensors[1:])
+        return None, None, None, product, None, None
 
 
 class Reduce(torch.autograd.Function):

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from paperlib.losses._common import LossSpec, Reduction, check_number, competitors, prepare
+from paperlib.losses._common import LossSpec, Reduction, check_number, competitors, is_plain, prepare
 
 
 def smooth_topk_svm(logits: Tensor, labels: Tensor, *, k: int = 5, tau: float = 1.0, margin: float = 1.0,
@@ -23,8 +23,8 @@ def smooth_topk_svm(logits: Tensor, labels: Tensor, *, k: int = 5, tau: float = 
     :math:`k \alpha` in logits. Smooth, convex only for k = 1, and every class receives gradient.
     Source: :cite:t:`berrada2018smooth`. Computed as
     :math:`\tau\,\mathrm{softplus}(\alpha/\tau + \log e_k - \log e_{k-1} - s_y/(k\tau))` with the elementary
-    symmetric polynomials :math:`e_i` of :math:`\exp(s_j/(k\tau))` over the other classes, by a scaled tree of
-    polynomial products that never subtracts.
+    symmetric polynomials :math:`e_i` of :math:`\exp(s_j/(k\tau))` over the other classes, by a tree of polynomial
+    products that never subtracts.
 
     Args:
         logits: scores :math:`s`, float, (N, C) or (N, C, d...). ``-inf`` leaves a class out.
@@ -71,41 +71,44 @@ def _smooth_svm(logits: Tensor, labels: Tensor, *, k: int, tau: float, margin: f
 def _log_ratio(d: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """log(e_k / e_(k-1)) of exp(d), (rows, 1), and its derivative by d, for d (rows, C) whose k-th largest entry is 0.
 
-    Each class is the polynomial 1 + exp(d) u, scaled so that its larger coefficient is 1; pairs are multiplied up a
-    tree that keeps degrees up to k. All terms are positive, so nothing cancels. The derivative goes down the same
-    tree. Coefficients come first and rows last, (degree + 1, nodes, rows): every operation runs along memory.
+    Let each class take part by chance, with odds exp(d - t): then e_k / e_(k-1) is exp(t) times the probability of k
+    classes over that of k - 1, for any t, and neither is small if about k - 1/2 are expected. The distribution of
+    their number is a product of polynomials, multiplied up a tree that keeps degrees up to k: all terms are positive,
+    so nothing cancels, and none exceeds 1. The derivative goes down the same tree. Coefficients come first and rows
+    last, (degree + 1, nodes, rows): every operation runs along memory.
     """
-    # where, not abs: at d = 0, which is the k-th competitor itself, abs would lose its whole derivative.
-    above = (d > 0).t()
-    small = torch.where(above, -d.t(), d.t()).contiguous().exp()
-    nodes = torch.where(torch.stack([above, ~above]), small, 1.0)
+    t = _balance(d.detach(), k)
+    odds = (d - t).t().contiguous()
+    nodes = torch.stack([(-odds).sigmoid(), odds.sigmoid()])
+    likely, (absent, present) = odds > 0, nodes
     levels = []
-    bound = 1.0  # of the coefficients, known beforehand: a node is scaled only where its product might overflow
     while nodes.shape[1] > 1:
-        terms = min(nodes.shape[0], k + 1)
-        scale = None
-        if terms * bound**2 > 1e37:
-            scale, bound = nodes.detach().amax(dim=0), 1.0
-            nodes = nodes / scale
-        levels.append((nodes, scale))
-        bound = terms * bound**2
+        levels.append(nodes)
         left, right, odd = _pairs(nodes)
         product = _multiply(left, right, min(2 * len(nodes) - 1, k + 1))
         padding = odd.new_zeros(len(product) - len(odd), *odd.shape[1:])
         nodes = torch.cat([product, torch.cat([odd, padding])], dim=1)
-    root = nodes[:, 0]
-    numerator, denominator = root[k], root[k - 1]
+    less, more = nodes[k - 1, 0], nodes[k, 0]
 
-    slope = torch.cat([torch.zeros_like(root[: k - 1]), -1 / denominator[None], 1 / numerator[None]]).unsqueeze(1)
-    for nodes, scale in reversed(levels):
+    slope = torch.cat([torch.zeros_like(nodes[: k - 1, 0]), -1 / less[None], 1 / more[None]]).unsqueeze(1)
+    for nodes in reversed(levels):
         left, right, odd = _pairs(nodes)
         pairs = slope[:, : left.shape[1]]
         both = torch.stack([_divide(pairs, right, len(left)), _divide(pairs, left, len(right))], dim=2).flatten(1, 2)
         slope = torch.cat([both, slope[: len(odd), left.shape[1] :]], dim=1)
-        if scale is not None:
-            slope = slope / scale
-    slope = small * torch.where(above, -slope[0], slope[1])
-    return (numerator.log() - denominator.log()).unsqueeze(1), slope.t()
+    # Scaling a class's polynomial changes nothing, so either coefficient tells the derivative: the smaller, exactly.
+    slope = torch.where(likely, -absent * slope[0], present * slope[1])
+    return (more.log() - less.log()).unsqueeze(1) + t, slope.t()
+
+
+def _balance(d: Tensor, k: int) -> Tensor:
+    """The t at which about k - 1/2 classes are expected, (rows, 1); bisection between bounds that hold for any d."""
+    low, high = d.new_full((len(d), 1), -math.log(2 * k + 1)), d.new_full((len(d), 1), math.log(2 * d.shape[1]))
+    for _ in range(7):
+        middle = (low + high) / 2
+        many = (d - middle).sigmoid().sum(dim=1, keepdim=True) > k - 0.5
+        low, high = torch.where(many, middle, low), torch.where(many, high, middle)
+    return (low + high) / 2
 
 
 def _pairs(nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,7 +122,7 @@ def _multiply(left: Tensor, right: Tensor, size: int) -> Tensor:
     product = left.new_zeros(size, *left.shape[1:])
     for degree, coefficient in enumerate(right[:size]):
         count = min(len(left), size - degree)
-        product[degree : degree + count] += left[:count] * coefficient
+        _add_product(product[degree : degree + count], left[:count], coefficient)
     return product
 
 
@@ -128,8 +131,16 @@ def _divide(slope: Tensor, factor: Tensor, size: int) -> Tensor:
     result = slope.new_zeros(size, *slope.shape[1:])
     for degree, coefficient in enumerate(factor[: len(slope)]):
         count = min(size, len(slope) - degree)
-        result[:count] += slope[degree : degree + count] * coefficient
+        _add_product(result[:count], slope[degree : degree + count], coefficient)
     return result
+
+
+def _add_product(target: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add in place; ``torch.func.vmap`` has no rule for the operation that does it at once."""
+    if is_plain(target):
+        target.addcmul_(left, right)
+    else:
+        target += left * right
 
 
 SPECS = (LossSpec(smooth_topk_svm, "smooth top-k SVM", "berrada2018smooth"),)
