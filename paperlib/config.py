@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 #: Version of everything that decides a run's numbers. Raised when the golden run changes.
-PROTOCOL = 0
+PROTOCOL = 1
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "label_noise_kind": ("symmetric", "superclass"),
