@@ -253,8 +253,8 @@ def test_the_document_becomes_a_frame_and_a_table(smoke, tmp_path, monkeypatch):
     (row,) = analysis.calibration().to_dict("records")
     shares = {"descents_right": pytest.approx(0.5), "kept_right": pytest.approx(2 / 3)}
     assert row == {"loss": "cross_entropy", "label": "cross entropy", "note": "of old", "options": {},
-                   "solver": "search", "n": 3, "right": 1, "tied": 1, "wrong": 1, "gap": -0.01, "regret": 0.25, "at_tie": 1, "far_out": 1,
-                   **shares}
+                   "solver": "search", "n": 3, "right": 1, "tied": 1, "wrong": 1, "gap": -0.01, "regret": 0.25,
+                   "at_tie": 1, "far_out": 1, **shares}
     (shown,) = tables.calibration().to_dict("records")
     assert list(shown.values()) == ["cross entropy, of old", "1 of 3", "1", "1", "−0.0100", "1 at a tie, 1 far out",
                                     "25.0", "50", "67", "search"]
