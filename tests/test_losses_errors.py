@@ -181,3 +181,32 @@ def test_unknown_option() -> None:
 def test_bad_k_is_told_through_get_as_well(name: str) -> None:
     with pytest.raises(ValueError, match=f"k=0.*{C - 1}"):
         losses.get(name, k=0)(*rows())
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_weights_are_finite_and_not_negative(value: float) -> None:
+    weight = torch.ones(C)
+    weight[3] = value
+    for name in NAMES:
+        rejects(name, "weight=", "finite numbers of at least 0", weight=weight)
+
+
+def test_there_is_a_class() -> None:
+    for name in NAMES:
+        rejects(name, "(3, 0)", "C >= 1", logits=torch.empty(3, 0), labels=torch.zeros(3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("topk_transition", "tau"), ("topk_transition", "margin"), ("smooth_topk_svm", "tau"), ("ldr_kl", "lam"),
+     ("lapsum_topk", "alpha"), ("difftopk_cross_entropy", "steepness")],
+)  # fmt: skip
+def test_scales_leave_room_in_single_precision(name: str, option: str) -> None:
+    for value in (0.0, 1e-30, 1e30):
+        rejects(name, f"{option}={value}", "[1e-20, 1e+20]", **{option: value})
+    for value in (1e-20, 1e20):  # and at the ends all is finite
+        logits = rows(dtype=torch.float32)[0].requires_grad_()
+        chosen = {option: value} | ({"k": 2} if name in WITH_K else {})
+        loss = getattr(losses, name)(logits, rows()[1], **chosen)
+        loss.backward()
+        assert loss.isfinite() and logits.grad.isfinite().all(), value

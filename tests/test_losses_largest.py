@@ -52,3 +52,13 @@ def test_the_values_carry_a_gradient() -> None:
     values, places = largest(rows, 3)
     values.sum().backward()
     assert torch.equal(rows.grad, torch.zeros_like(rows).scatter(1, places, 1.0))
+
+
+def test_zeros_survive_a_processor_that_flushes_small_numbers() -> None:
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor does not flush")
+    try:
+        values, places = largest(torch.zeros(3, 6), 4)
+    finally:
+        torch.set_flush_denormal(False)
+    assert (values == 0).all() and all(len(set(row)) == 4 for row in places.tolist())

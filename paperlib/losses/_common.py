@@ -146,6 +146,8 @@ class WithDerivative(torch.autograd.Function):
         ctx.count = None if isinstance(shares.total, Tensor) else shares.total
         ctx.save_for_backward(output[1], shares.share, shares.total if ctx.count is None else None, logits,
                               labels, *tensors)
+        ctx.save_for_forward(output[1], shares.share, shares.total if ctx.count is None else None)
+        ctx.summed = shares.summed
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
 
@@ -163,6 +165,14 @@ class WithDerivative(torch.autograd.Function):
             product = product.clamp(-limit, limit)
         return None, None, None, product, None, None
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, None]:
+        """Forward mode: each row's change is its derivative's product with the change of its logits."""
+        derivative, share, total = ctx.saved_tensors
+        change = (derivative * tangents[3]).sum(dim=1)
+        change = change * Shares(share, ctx.count if total is None else total).spread(change.new_ones(()))
+        return change.sum() if ctx.summed else change, None
+
 
 class Reduce(torch.autograd.Function):
     """:meth:`Shares.reduce` for losses that autograd differentiates."""
@@ -178,11 +188,20 @@ class Reduce(torch.autograd.Function):
         values, shares = inputs
         ctx.rows, ctx.count = values.shape, None if isinstance(shares.total, Tensor) else shares.total
         ctx.save_for_backward(shares.share, shares.total if ctx.count is None else None)
+        ctx.save_for_forward(shares.share, shares.total if ctx.count is None else None)
+        ctx.summed = shares.summed
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         share, total = ctx.saved_tensors
         return Shares(share, ctx.count if total is None else total).spread(grad).expand(ctx.rows), None
+
+    @staticmethod
+    def jvp(ctx: Any, change: Tensor, _: None) -> Tensor:
+        """Forward mode."""
+        share, total = ctx.saved_tensors
+        change = change * Shares(share, ctx.count if total is None else total).spread(change.new_ones(()))
+        return change.sum() if ctx.summed else change
 
 
 # torch binds the arguments of such functions by their signature, anew at each call unless it finds it stored.
@@ -206,6 +225,10 @@ class Saturate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad
+
+    @staticmethod
+    def jvp(ctx: Any, change: Tensor) -> Tensor:
+        return change.view_as(change)
 
 
 def largest(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -231,9 +254,9 @@ def _largest_on_cpu(rows: Tensor, count: int) -> Tensor:
     blocks = length // size
     # Block b holds the entries b, b + blocks, b + 2 blocks, ...: their maxima are maxima of contiguous rows.
     chosen = _maxima(rows[:, : size * blocks].unflatten(1, (size, blocks)).amax(dim=1), count)
-    candidates = (chosen.unsqueeze(1) + torch.arange(0, size * blocks, blocks)[:, None]).flatten(1)
+    candidates = (chosen.unsqueeze(1) + torch.arange(0, size * blocks, blocks, device=rows.device)[:, None]).flatten(1)
     if size * blocks < length:
-        rest = torch.arange(size * blocks, length)
+        rest = torch.arange(size * blocks, length, device=rows.device)
         candidates = torch.cat([candidates, rest.expand(len(candidates), -1)], dim=1)
     return candidates.gather(1, _maxima(rows.gather(1, candidates), count))
 
@@ -244,9 +267,12 @@ def _maxima(rows: Tensor, count: int) -> Tensor:
     Each number carries its place in those bits of a float64 that no float32 fills: the maximum brings its place along,
     and no two numbers are equal.
     """
-    place = torch.arange(rows.shape[1])
-    mask = torch.tensor(2 ** (rows.shape[1] - 1).bit_length() - 1)
-    keys = rows.double().clamp_(min=-(2.0**1000)).view(torch.int64).bitwise_or_(place).view(torch.float64)
+    place = torch.arange(rows.shape[1], device=rows.device)
+    mask = torch.full((), 2 ** (rows.shape[1] - 1).bit_length() - 1, device=rows.device)
+    # Infinities have no bits to spare, and next to 0 they make numbers that a processor may flush to 0. Beyond the
+    # float32 on either side both have room.
+    keys = rows.double().clamp_(min=-(2.0**1000))
+    keys = keys.masked_fill_(keys == 0, 2.0**-1000).view(torch.int64).bitwise_or_(place).view(torch.float64)
     found = []
     for _ in range(count):
         found.append(keys.amax(dim=1, keepdim=True).view(torch.int64) & mask)
@@ -287,6 +313,8 @@ def prepare(logits: Tensor, labels: Tensor, weight: Tensor | None, ignore_index:
     if logits.dim() > 2:
         logits, labels = logits.movedim(1, -1).reshape(-1, num_classes), labels.reshape(-1)
     if weight is not None:
+        if weight.device.type == "cpu" and is_plain(weight) and not ((weight >= 0) & (weight < math.inf)).all():
+            raise ValueError(f"weight={weight.tolist()}: expected finite numbers of at least 0")
         weight = weight.to(logits.dtype)
     keep = masked = None
     if len(labels):
@@ -310,7 +338,7 @@ def is_plain(tensor: Tensor) -> bool:
 
 def _check_values(logits: Tensor, labels: Tensor, ignore_index: int, num_classes: int) -> tuple[bool, bool]:
     """Refuse logits and labels without meaning; returns whether all labels are known to count, all logits finite."""
-    if not is_plain(logits) or not is_plain(labels):
+    if not is_plain(logits) or not is_plain(labels) or logits.device.type == "meta":
         return False, False
     highest = logits.detach().amax()  # NaN and +inf both fail the comparison
     if logits.device.type == "cuda":
@@ -356,14 +384,19 @@ def check_number(name: str, value: float, low: float, high: float = math.inf, *,
         raise ValueError(f"{name}={value!r}: expected a number in {interval}")
 
 
+def check_scale(name: str, value: float) -> None:
+    """``value`` is a number that scores may be divided or multiplied by in single precision, in [1e-20, 1e20]."""
+    check_number(name, value, 1e-20, 1e20)
+
+
 def _check_form(logits: Tensor, labels: Tensor, weight: Tensor | None, ignore_index: int, reduction: str) -> None:
     for name, value in (("logits", logits), ("labels", labels)):
         if not isinstance(value, Tensor):
             raise ValueError(f"{name} is a {type(value).__name__}: expected a torch.Tensor")
     if not logits.is_floating_point():
         raise ValueError(f"logits have dtype {logits.dtype}: expected a floating-point dtype")
-    if logits.dim() < 2:
-        raise ValueError(f"logits have shape {tuple(logits.shape)}: expected (N, C) or (N, C, d...)")
+    if logits.dim() < 2 or not logits.shape[1]:
+        raise ValueError(f"logits have shape {tuple(logits.shape)}: expected (N, C) or (N, C, d...), C >= 1")
     if labels.dtype != torch.int64:
         raise ValueError(f"labels have dtype {labels.dtype}: expected torch.int64 class numbers")
     expected = (logits.shape[0], *logits.shape[2:])

@@ -52,22 +52,25 @@ def _topk_entropy(logits: Tensor, labels: Tensor, *, k: int) -> tuple[Tensor, Te
     best, strongest = competitors(logits, labels, k)
     origin = best[:, :1].detach()
     origin = torch.where(origin == -math.inf, 0.0, origin)
-    best = torch.where(best == -math.inf, best, (best - origin).clamp(min=-limit))
+    best = (best - origin).clamp(min=-limit)
     others = logits.scatter(1, y, -math.inf) - origin
     # Z[:, u] for u = 0..k-1, from the tail upwards: no term is ever subtracted.
-    tail = others.scatter(1, strongest, -math.inf).logsumexp(dim=1, keepdim=True)
-    z = torch.cat([tail, best.flip(1)], dim=1).logcumsumexp(dim=1)[:, 1:].flip(1)
+    above = torch.cat([strongest, y], dim=1)
+    parts = [others.scatter(1, above, -limit).logsumexp(dim=1, keepdim=True)]
+    for i in reversed(range(k)):
+        parts.append(torch.logaddexp(parts[-1], best[:, i : i + 1]))
+    z = torch.cat(parts[:0:-1], dim=1)
     ranks = torch.arange(k, device=logits.device, dtype=logits.dtype)
-    capped = z - best < (k - ranks).log()  # not where both are -inf; at u = k - 1 never, but for rounding
+    capped = z - best < (k - ranks).log()  # at u = k - 1 never, but for rounding
     u = capped[:, : k - 1].long().cumprod(dim=1).sum(dim=1, keepdim=True)
-    z = z.gather(1, u).clamp(min=-limit)
+    z = z.gather(1, u)
     capped_share = u.to(z.dtype) / k
     rest = 1 - capped_share
     among = ranks < u
     q = torch.where(among, best / k, 0.0).sum(dim=1, keepdim=True) + capped_share * math.log(k)
     q = (q + rest * (z - rest.log()) + (origin - own).clamp(-limit, limit)).clamp(-limit, limit)
     pull = q.sigmoid()
-    derivative = pull * rest * (others - z).exp()
+    derivative = pull * rest * (others - z).clamp(max=0.0).exp()  # those above z are replaced below
     derivative = derivative.scatter(1, strongest, torch.where(among, pull / k, derivative.gather(1, strongest)))
     return torch.logaddexp(q, torch.zeros_like(q)).squeeze(1), derivative.scatter(1, y, -pull)
 

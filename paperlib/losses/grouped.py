@@ -7,7 +7,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from paperlib.losses._common import LossSpec, Reduction, add_at, check_choice, check_number, is_plain, largest, prepare
+from paperlib.losses._common import (
+    LossSpec,
+    Reduction,
+    add_at,
+    check_choice,
+    check_number,
+    check_scale,
+    is_plain,
+    largest,
+    prepare,
+)
 
 Gate = Literal["ratio", "linear", "none"]
 Blend = Literal["probability", "loss"]
@@ -58,8 +68,8 @@ def topk_transition(logits: Tensor, labels: Tensor, *, k: int = 5, gate: Gate = 
     """
     check_choice("gate", gate, ("ratio", "linear", "none"))
     check_choice("blend", blend, ("probability", "loss"))
-    check_number("tau", tau, 0, open_low=True)
-    check_number("margin", margin, 0, open_low=True)
+    check_scale("tau", tau)
+    check_scale("margin", margin)
     if not isinstance(detach_gate, bool):
         raise ValueError(f"detach_gate={detach_gate!r}: expected True or False")
     batch = prepare(logits, labels, weight, ignore_index, reduction, k)

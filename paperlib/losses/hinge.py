@@ -178,7 +178,7 @@ def noised_topk_hinge(logits: Tensor, labels: Tensor, *, k: int = 5, eps: float 
     Raises:
         ValueError: an argument is off; see :mod:`paperlib.losses` for which checks run where.
     """
-    check_number("eps", eps, 0)
+    check_number("eps", eps, 0, 1e20)
     if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
         raise ValueError(f"num_samples={num_samples!r}: expected a whole number of at least 1")
     batch = prepare(logits, labels, weight, ignore_index, reduction, k)

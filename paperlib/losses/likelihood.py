@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from paperlib.losses._common import LossSpec, Reduction, add_at, check_number, prepare
+from paperlib.losses._common import LossSpec, Reduction, add_at, check_number, check_scale, prepare
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, weight: Tensor | None = None,
@@ -96,8 +96,8 @@ def ldr_kl(logits: Tensor, labels: Tensor, *, lam: float = 1.0, c: float = 2.0, 
     Raises:
         ValueError: an argument is off; see :mod:`paperlib.losses` for which checks run where.
     """
-    check_number("lam", lam, 0, open_low=True)
-    check_number("c", c, 0)
+    check_scale("lam", lam)
+    check_number("c", c, 0, 1e20)
     batch = prepare(logits, labels, weight, ignore_index, reduction)
     return batch.loss(partial(_ldr_kl, lam=lam, c=c))
 

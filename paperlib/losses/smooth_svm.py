@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from paperlib.losses._common import LossSpec, Reduction, check_number, competitors, is_plain, prepare
+from paperlib.losses._common import LossSpec, Reduction, check_number, check_scale, competitors, is_plain, prepare
 
 
 def smooth_topk_svm(logits: Tensor, labels: Tensor, *, k: int = 5, tau: float = 1.0, margin: float = 1.0,
@@ -42,8 +42,8 @@ def smooth_topk_svm(logits: Tensor, labels: Tensor, *, k: int = 5, tau: float = 
     Raises:
         ValueError: an argument is off; see :mod:`paperlib.losses` for which checks run where.
     """
-    check_number("tau", tau, 0, open_low=True)
-    check_number("margin", margin, 0)
+    check_scale("tau", tau)
+    check_number("margin", margin, 0, 1e20)
     batch = prepare(logits, labels, weight, ignore_index, reduction, k)
     return batch.loss(partial(_smooth_svm, k=k, tau=tau, margin=margin))
 

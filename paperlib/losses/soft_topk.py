@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from paperlib.losses._common import LossSpec, Reduction, add_at, check_number, prepare
+from paperlib.losses._common import LossSpec, Reduction, add_at, check_scale, prepare
 
 
 def lapsum_topk(logits: Tensor, labels: Tensor, *, k: int = 5, alpha: float = 1.0, weight: Tensor | None = None,
@@ -37,7 +37,7 @@ def lapsum_topk(logits: Tensor, labels: Tensor, *, k: int = 5, alpha: float = 1.
     Raises:
         ValueError: an argument is off; see :mod:`paperlib.losses` for which checks run where.
     """
-    check_number("alpha", alpha, 0, open_low=True)
+    check_scale("alpha", alpha)
     batch = prepare(logits, labels, weight, ignore_index, reduction, k)
     return batch.loss(partial(_lapsum, k=k, alpha=alpha))
 

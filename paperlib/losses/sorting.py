@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from paperlib.losses._common import LossSpec, Reduction, Saturate, check_choice, check_number, competitors, prepare
+from paperlib.losses._common import LossSpec, Reduction, Saturate, check_choice, check_scale, competitors, prepare
 from paperlib.losses.likelihood import nll
 
 Method = Literal["odd_even", "bitonic", "neuralsort", "softsort"]
@@ -60,7 +60,7 @@ def difftopk_cross_entropy(logits: Tensor, labels: Tensor, *, k: int = 5, p_k: S
         ValueError: an argument is off; see :mod:`paperlib.losses` for which checks run where.
     """
     check_choice("method", method, ("odd_even", "bitonic", "neuralsort", "softsort"))
-    check_number("steepness", steepness, 0, open_low=True)
+    check_scale("steepness", steepness)
     given = None if p_k is None else _check_p_k(p_k)
     k = k if given is None else len(given)
     batch = prepare(logits, labels, weight, ignore_index, reduction, k)
