@@ -468,29 +468,6 @@ def test_every_loss_has_a_reference() -> None:
     assert set(losses.names()) == set(REFERENCES)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own first use of forward mode
-@pytest.mark.parametrize("case", COMPILED, ids=lambda case: case.id)
-def test_forward_mode_and_hessian(case: Case) -> None:
-    """Directional derivatives without a backward pass, and forward over reverse, as `torch.func.hessian` does it."""
-    loss = losses.get(case.name, **case.options)
-    loss = FixedNoise(loss) if case.options.get("eps") else loss
-    logits, labels = (part[:3] for part in spaced_rows(28))
-    direction = torch.linspace(-1, 1, logits.numel(), dtype=torch.float64).reshape(logits.shape)
-    for k, reduction in itertools.product(case.ks(2), ("mean", "sum", "none")):
-        value, change = torch.func.jvp(
-            lambda x, k=k, r=reduction: loss(x, labels, reduction=r, **k), (logits,), (direction,)
-        )
-        each = (gradient(loss, logits, labels, **k) * direction).sum(dim=1)
-        assert_close(change, {"mean": each.mean(), "sum": each.sum(), "none": each}[reduction], **EXACT)
-        assert_close(value, loss(logits, labels, reduction=reduction, **k), **SAME)
-    for k in case.ks(2):
-
-        def mean(x: Tensor, k: dict = k) -> Tensor:
-            return loss(x, labels, **k)
-
-        assert_close(torch.func.hessian(mean)(logits), torch.func.jacrev(torch.func.jacrev(mean))(logits), **EXACT)
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_single_precision_holds_with_many_classes(case: Case) -> None:
     """In rows long enough for every short cut; double precision itself is held to the references above."""

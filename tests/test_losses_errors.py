@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from reference import REFERENCES
@@ -210,3 +211,21 @@ def test_scales_leave_room_in_single_precision(name: str, option: str) -> None:
         loss = getattr(losses, name)(logits, rows()[1], **chosen)
         loss.backward()
         assert loss.isfinite() and logits.grad.isfinite().all(), value
+
+
+@pytest.mark.parametrize("p_k", [5, True, ["a"], "1", [], [0.5, 0.6], [1.5, -0.5], [math.nan]], ids=str)
+def test_list_lengths_have_shares(p_k: object) -> None:
+    rejects("difftopk_cross_entropy", f"p_k={p_k!r}", "sum to 1", p_k=p_k)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    logits, labels = rows()
+    expected = losses.topk_transition(logits, labels, k=2, tau=2.0)
+    assert losses.topk_transition(logits, labels, k=np.int64(2), tau=np.float32(2.0)) == expected
+
+
+def test_the_wrong_case_is_near() -> None:
+    with pytest.raises(ValueError, match="did you mean 'k'"):
+        losses.get("topk_entropy", K=5)
+    with pytest.raises(ValueError, match="did you mean 'topk_entropy'"):
+        losses.get("TopK_Entropy")

@@ -81,7 +81,7 @@ def get(name: str, **chosen: Any) -> BoundLoss:
 
 
 def _find(name: str) -> LossSpec:
-    if name not in SPECS:
+    if not isinstance(name, str) or name not in SPECS:
         raise ValueError(f"unknown loss {name!r}{_nearest(name, names())} Valid losses: {', '.join(names())}")
     return SPECS[name]
 
@@ -95,5 +95,5 @@ def _check_names(name: str, chosen: dict[str, Any]) -> None:
 
 
 def _nearest(word: object, words: list[str]) -> str:
-    near = difflib.get_close_matches(str(word), words, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(word).lower(), words, n=1, cutoff=0.5)
     return f": did you mean {near[0]!r}?" if near else "."

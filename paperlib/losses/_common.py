@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -129,7 +130,8 @@ class WithDerivative(torch.autograd.Function):
 
     The definition runs without a tape and its derivative is kept, so that the backward pass is one product. Where
     that product must be differentiable in turn, the definition, which is made of torch operations, runs again with
-    a tape: second derivatives need no formula of their own.
+    a tape: second derivatives need no formula of their own. There is no forward mode, which torch.compile refuses
+    in such functions: a Hessian is ``jacrev(jacrev(...))``.
     """
 
     generate_vmap_rule = True
@@ -146,8 +148,6 @@ class WithDerivative(torch.autograd.Function):
         ctx.count = None if isinstance(shares.total, Tensor) else shares.total
         ctx.save_for_backward(output[1], shares.share, shares.total if ctx.count is None else None, logits,
                               labels, *tensors)
-        ctx.save_for_forward(output[1], shares.share, shares.total if ctx.count is None else None)
-        ctx.summed = shares.summed
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
 
@@ -165,13 +165,6 @@ class WithDerivative(torch.autograd.Function):
             product = product.clamp(-limit, limit)
         return None, None, None, product, None, None
 
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, None]:
-        """Forward mode: each row's change is its derivative's product with the change of its logits."""
-        derivative, share, total = ctx.saved_tensors
-        change = (derivative * tangents[3]).sum(dim=1)
-        change = change * Shares(share, ctx.count if total is None else total).spread(change.new_ones(()))
-        return change.sum() if ctx.summed else change, None
 
 
 class Reduce(torch.autograd.Function):
@@ -188,20 +181,12 @@ class Reduce(torch.autograd.Function):
         values, shares = inputs
         ctx.rows, ctx.count = values.shape, None if isinstance(shares.total, Tensor) else shares.total
         ctx.save_for_backward(shares.share, shares.total if ctx.count is None else None)
-        ctx.save_for_forward(shares.share, shares.total if ctx.count is None else None)
-        ctx.summed = shares.summed
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         share, total = ctx.saved_tensors
         return Shares(share, ctx.count if total is None else total).spread(grad).expand(ctx.rows), None
 
-    @staticmethod
-    def jvp(ctx: Any, change: Tensor, _: None) -> Tensor:
-        """Forward mode."""
-        share, total = ctx.saved_tensors
-        change = change * Shares(share, ctx.count if total is None else total).spread(change.new_ones(()))
-        return change.sum() if ctx.summed else change
 
 
 # torch binds the arguments of such functions by their signature, anew at each call unless it finds it stored.
@@ -226,9 +211,6 @@ class Saturate(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad
 
-    @staticmethod
-    def jvp(ctx: Any, change: Tensor) -> Tensor:
-        return change.view_as(change)
 
 
 def largest(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -360,10 +342,10 @@ def _check_values(logits: Tensor, labels: Tensor, ignore_index: int, num_classes
     return False, unmasked
 
 
-def check_k(k: int, num_classes: int) -> None:
+def check_k(k: Any, num_classes: int) -> None:
     """1 <= k <= C - 1."""
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise ValueError(f"k={k!r} is a {type(k).__name__}: expected a whole number")
+    if isinstance(k, bool) or not isinstance(k, Integral):
+        raise ValueError(f"k={k!r} has type {type(k).__name__}: expected a whole number")
     if not 1 <= k < num_classes:
         raise ValueError(f"k={k}: expected 1 <= k <= {num_classes - 1}, one less than the {num_classes} classes "
                          "of the logits")
@@ -375,16 +357,16 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, choices))}")
 
 
-def check_number(name: str, value: float, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
+def check_number(name: str, value: Any, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
     """``value`` is a finite number in [low, high], or (low, high] with ``open_low``."""
-    inside = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf and (
+    inside = isinstance(value, Real) and not isinstance(value, bool) and abs(value) < math.inf and (
         low < value <= high if open_low else low <= value <= high)
     if not inside:
         interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if high == math.inf else ']'}"
         raise ValueError(f"{name}={value!r}: expected a number in {interval}")
 
 
-def check_scale(name: str, value: float) -> None:
+def check_scale(name: str, value: Any) -> None:
     """``value`` is a number that scores may be divided or multiplied by in single precision, in [1e-20, 1e20]."""
     check_number(name, value, 1e-20, 1e20)
 
@@ -406,9 +388,11 @@ def _check_form(logits: Tensor, labels: Tensor, weight: Tensor | None, ignore_in
     if logits.device != labels.device:
         raise ValueError(f"labels are on {labels.device}: expected {logits.device}, where the logits are")
     if weight is not None and not (isinstance(weight, Tensor) and weight.is_floating_point()
-                                   and tuple(weight.shape) == (logits.shape[1],)):
-        got = f"shape {tuple(weight.shape)}, {weight.dtype}" if isinstance(weight, Tensor) else repr(weight)
-        raise ValueError(f"weight: got {got}, expected a floating-point Tensor of shape ({logits.shape[1]},)")
+                                   and tuple(weight.shape) == (logits.shape[1],) and weight.device == logits.device):
+        is_tensor = isinstance(weight, Tensor)
+        got = f"shape {tuple(weight.shape)}, {weight.dtype} on {weight.device}" if is_tensor else repr(weight)
+        raise ValueError(f"weight: got {got}, expected a floating-point Tensor of shape ({logits.shape[1]},) on "
+                         f"{logits.device}")
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
         raise ValueError(f"ignore_index={ignore_index!r}: expected a whole number")
     check_choice("reduction", reduction, ("mean", "sum", "none"))

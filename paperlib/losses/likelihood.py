@@ -110,8 +110,12 @@ def _ldr_kl(logits: Tensor, labels: Tensor, *, lam: float, c: float) -> tuple[Te
     raised = ((logits - top).clamp(min=-limit) + c).scatter(1, y, (own - top).clamp(min=-limit))
     highest = raised.amax(dim=1, keepdim=True)
     p = ((raised - highest) / lam).clamp(min=-limit).masked_fill(logits == -math.inf, -math.inf).softmax(dim=1)
+    # The log of a mean of exponentials, from its largest term or, at a large lam, where all are near 1, from what they
+    # fall short of it.
+    rise = ((raised - highest) / lam).clamp(min=-limit).expm1().masked_fill(logits == -math.inf, 0.0)
     present = (logits != -math.inf).sum(dim=1, keepdim=True, dtype=logits.dtype)
-    log_mean = -(p.amax(dim=1, keepdim=True) * present).log()
+    fall = (rise / present).sum(dim=1, keepdim=True)
+    log_mean = torch.where(fall > -0.5, fall.log1p(), -(p.amax(dim=1, keepdim=True) * present).log())
     values = (lam * log_mean + highest + (top - own)).squeeze(1)
     return values, add_at(p, y, torch.full_like(own, -1.0))
 
