@@ -29,7 +29,7 @@ def test_it_runs_and_times_every_loss(root, monkeypatch) -> None:
 def test_memory_is_measured_in_logits() -> None:
     if not benchmark_losses.Path("/proc/self/clear_refs").exists():
         pytest.skip("this system does not keep the mark of the largest memory")
-    rows = {row["loss"]: row["logits"] for row in benchmark_losses.memory(64, 100_000, ["topk_grouped"])}
+    rows = {row["loss"]: row["logits"] for row in benchmark_losses.memory(128, 100_000, ["topk_grouped"])}
     assert set(rows) == {"F.cross_entropy", "topk_grouped"}
     assert all(1 < size < 10 for size in rows.values()), rows  # the gradient alone is as large as the logits
 

@@ -4,9 +4,9 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -344,7 +344,7 @@ def _check_values(logits: Tensor, labels: Tensor, ignore_index: int, num_classes
 
 def check_k(k: Any, num_classes: int) -> None:
     """1 <= k <= C - 1."""
-    if isinstance(k, bool) or not isinstance(k, Integral):
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
         raise ValueError(f"k={k!r} has type {type(k).__name__}: expected a whole number")
     if not 1 <= k < num_classes:
         raise ValueError(f"k={k}: expected 1 <= k <= {num_classes - 1}, one less than the {num_classes} classes "
@@ -359,9 +359,8 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 def check_number(name: str, value: Any, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
     """``value`` is a finite number in [low, high], or (low, high] with ``open_low``."""
-    inside = isinstance(value, Real) and not isinstance(value, bool) and abs(value) < math.inf and (
-        low < value <= high if open_low else low <= value <= high)
-    if not inside:
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not abs(value) < math.inf or not (low < value <= high if open_low else low <= value <= high):
         interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if high == math.inf else ']'}"
         raise ValueError(f"{name}={value!r}: expected a number in {interval}")
 

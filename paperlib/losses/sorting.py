@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from numbers import Real
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -85,7 +85,7 @@ def difftopk_cross_entropy(logits: Tensor, labels: Tensor, *, k: int = 5, p_k: S
 
 def _check_p_k(p_k: Any) -> list[float]:
     shares = [] if isinstance(p_k, str) or not isinstance(p_k, Sequence) else list(p_k)
-    numbers = all(isinstance(share, Real) and 0 <= share < math.inf for share in shares)
+    numbers = all(isinstance(share, Real) and 0 <= float(share) < math.inf for share in shares)
     if not numbers or abs(sum(shares) - 1) > 1e-6:
         raise ValueError(f"p_k={p_k!r}: expected numbers >= 0 that sum to 1, one for each list length 1, 2, ...")
     return shares
