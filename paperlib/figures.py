@@ -193,22 +193,35 @@ def candidates_forest(candidates: pd.DataFrame, labels: Labels = None) -> Plotte
     return figure, frame
 
 
-def loss_curves(frame: pd.DataFrame, x_label: str, y_labels: Mapping[str, str] | None = None) -> Plotted:
-    """Losses and gradients along a line through score space.
+def loss_curves(frame: pd.DataFrame, x_labels: Mapping[str, str], y_labels: Mapping[str, str] | None = None,
+                marks: Mapping[str, float] | None = None) -> Plotted:
+    """Losses and derivatives along lines through score space: a row of panels a line, a column a quantity.
 
     Args:
-        frame: columns x, curve (which loss), quantity ("loss", "gradient", ...: one panel each), value.
-        x_label: what x is.
+        frame: columns walk (which line), x, curve (which loss), quantity ("loss", "derivative", ...), value.
+        x_labels: what x is, for each walk.
         y_labels: axis label of each quantity; its name otherwise.
+        marks: x of a dotted line in the panels of a walk.
     """
-    renamed = frame.rename(columns={"quantity": "setup", "curve": "variant"})
-
-    def draw(axes: Axes, rows: pd.DataFrame, colour: Any, marker: str, label: str) -> None:
-        axes.plot(rows["x"], rows["value"], color=colour, label=label, marker=marker, markersize=5,
-                  markevery=max(1, len(rows) // 8))
-        axes.set(ylabel=(y_labels or {}).get(rows["setup"].iloc[0], rows["setup"].iloc[0]))
-
-    return _panels(renamed, draw, None, lambda axes: None, x_label, titles=False), frame.copy()
+    walks, quantities, curves = (list(frame[column].unique()) for column in ("walk", "quantity", "curve"))
+    look = looks(curves)
+    parts = {keys: rows for keys, rows in frame.groupby(["walk", "quantity", "curve"], sort=False)}
+    with style():
+        figure, grid = plt.subplots(len(walks), len(quantities), squeeze=False,
+                                    figsize=(WIDTH, 0.3 + 0.28 * math.ceil(len(curves) / 2) + 2.2 * len(walks)))
+        for (walk, quantity), axes in zip(itertools.product(walks, quantities), grid.flat, strict=True):
+            for i, curve in enumerate(curves):
+                rows = parts[walk, quantity, curve]
+                step = max(1, len(rows) // 6)  # markers of curves that coincide stand beside each other
+                axes.plot(rows["x"], rows["value"], color=look[curve][0], marker=look[curve][1], label=curve,
+                          markersize=5, markevery=(i * step // len(curves), step))
+            if walk in (marks or {}):
+                axes.axvline((marks or {})[walk], color=".4", linewidth=1.2, linestyle=":", zorder=0)
+            axes.set(xlabel=x_labels[walk], ylabel=(y_labels or {}).get(quantity, quantity))
+        figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper center", columnspacing=1,
+                      handletextpad=0.4, ncols=2)
+        plt.close(figure)
+    return figure, frame.copy()
 
 
 def training_curves(history: pd.DataFrame, labels: Labels = None, shown_k: int = 5) -> Plotted:
@@ -285,7 +298,7 @@ Draw = Callable[[Axes, pd.DataFrame, Any, str, str], None]
 
 
 def _panels(frame: pd.DataFrame, draw: Draw, labels: Labels, dress: Callable[[Axes], None], x_label: str, *,
-            share_x: bool = True, height: float = 2.9, legend: Sequence[Line2D] = (), titles: bool = True) -> Figure:
+            share_x: bool = True, height: float = 2.9, legend: Sequence[Line2D] = ()) -> Figure:
     """A panel for each setup, one under the other (two abreast from four setups on), and one legend on top.
 
     ``legend`` stands in for a legend of the variants.
@@ -302,8 +315,7 @@ def _panels(frame: pd.DataFrame, draw: Draw, labels: Labels, dress: Callable[[Ax
                 if len(part):
                     draw(axes, part, *look[variant], _name(variant, labels))
             dress(axes)
-            if titles:
-                axes.set_title(_name(setup, labels), loc="left")
+            axes.set_title(_name(setup, labels), loc="left")
         for axes in grid[:, 1:].flat:
             axes.set_ylabel("")
         for axes in grid.flat[len(setups):]:

@@ -25,11 +25,13 @@ def done(tmp_path, monkeypatch) -> Study:
 
 def loss_frame() -> pd.DataFrame:
     x = np.linspace(-2, 2, 9)
-    return pd.DataFrame([{"x": a, "curve": curve, "quantity": quantity, "value": a * scale}
-                         for curve, scale in (("cross entropy", 1), ("grouped", 2))
+    return pd.DataFrame([{"walk": walk, "x": a, "curve": curve, "quantity": quantity, "value": a * scale}
+                         for walk, sign in (("label", -1), ("competitor", 1))
+                         for curve, scale in (("cross entropy", sign), ("grouped", 2 * sign))
                          for quantity in ("loss", "gradient") for a in x])
 
 
+WALKS = {"label": "the label's score", "competitor": "a competitor's score"}
 ALL = {
     "topk_curves": lambda names: figures.topk_curves(analysis.curve_bands(GRID, draws=50), names),
     "differences": lambda names: figures.differences(analysis.differences(GRID), names),
@@ -37,7 +39,7 @@ ALL = {
     "tradeoff": lambda names: figures.tradeoff(analysis.runs(GRID), labels=names),
     "candidates_forest": lambda names: figures.candidates_forest(analysis.candidates(GRID, draws=50), names),
     "training_curves": lambda names: figures.training_curves(analysis.history(GRID).query("setup == 'all'"), names),
-    "loss_curves": lambda names: figures.loss_curves(loss_frame(), "score", {"loss": "loss (nats)"}),
+    "loss_curves": lambda names: figures.loss_curves(loss_frame(), WALKS, {"loss": "loss (nats)"}),
     "class_regions": lambda names: figures.class_regions(
         pd.DataFrame({"x": [0, 1, 0, 1], "y": [0, 0, 1, 1], "one": list("aabb"), "two": list("abab")}),
         {"one": "first", "two": "second"}),
@@ -145,6 +147,23 @@ def test_training_curves_average_seeds_of_one_setup(done):
     assert len(without.axes) == 3  # no transition, no strength
     with pytest.raises(ValueError, match="setups all, fifth: expected rows of one setup"):
         figures.training_curves(history)
+
+
+def test_loss_curves_have_a_row_a_walk_and_a_column_a_quantity():
+    frame = loss_frame()
+    figure, plotted = figures.loss_curves(frame, WALKS, {"loss": "loss (nats)"}, {"competitor": 0.5})
+    pd.testing.assert_frame_equal(plotted, frame)
+    assert [(axes.get_xlabel(), axes.get_ylabel()) for axes in figure.axes] == [
+        ("the label's score", "loss (nats)"), ("the label's score", "gradient"),
+        ("a competitor's score", "loss (nats)"), ("a competitor's score", "gradient")]
+    own = frame.query("walk == 'competitor' and curve == 'grouped' and quantity == 'gradient'")
+    curves, dotted = figure.axes[3].get_lines()[:2], figure.axes[3].get_lines()[2:]
+    np.testing.assert_array_equal(curves[1].get_xydata(), own[["x", "value"]])
+    assert [list(line.get_xdata()) for line in dotted] == [[0.5, 0.5]]
+    assert len(figure.axes[0].get_lines()) == 2  # no mark was asked for there
+    assert {line.get_color() for line in curves} == {figures.looks(["cross entropy", "grouped"])[name][0]
+                                                     for name in ("cross entropy", "grouped")}
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["cross entropy", "grouped"]
 
 
 def test_many_setups_stand_two_abreast(done):
