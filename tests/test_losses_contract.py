@@ -527,6 +527,15 @@ def test_one_graph_serves_every_strength() -> None:
     assert graphs.frame_count == 1
 
 
+def test_a_schedule_may_move_on_before_the_backward_pass() -> None:
+    strength, (logits, labels) = torch.tensor(0.5), rows()
+    leaf = logits.clone().requires_grad_()
+    value = losses.topk_transition(leaf, labels, k=3, strength=strength, reduction="sum")
+    strength.fill_(0.9)
+    value.backward()
+    assert torch.equal(leaf.grad, gradient(losses.topk_transition, logits, labels, k=3, strength=0.5))
+
+
 @pytest.mark.parametrize("per_model", [0.0, 0.5, 1.0], ids=lambda s: f"strength={s}")
 def test_models_trained_together_have_their_own_strength(per_model: float) -> None:
     logits, labels = rows()

@@ -160,7 +160,8 @@ def _as_tensor(strength: float | Tensor, like: Tensor) -> Tensor:
                          "or a floating-point tensor without dimensions")
     if strength.device.type == "cpu" and is_plain(strength):
         check_number("strength", float(strength), 0, 1)
-    return strength.detach().to(dtype=like.dtype, device=like.device)
+    # A copy: a schedule may fill its tensor anew before the backward pass.
+    return strength.detach().clone().to(dtype=like.dtype, device=like.device)
 
 
 SPECS = (
