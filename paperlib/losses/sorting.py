@@ -37,8 +37,9 @@ def difftopk_cross_entropy(logits: Tensor, labels: Tensor, *, k: int = 5, p_k: S
 
     The rows of the last two sum to 1, but not their columns: there the sum over i may pass 1, and the loss fall below
     0. Scores are put in order before they enter a network, the label behind its equals, so the order of the classes
-    does not matter; the loss jumps where the label passes a competitor that the first layer leaves alone. Computed in logarithms, without the constant that other code adds to the probability and
-    that takes the gradient away from labels far down. Not convex. Source: :cite:t:`petersen2022differentiable`.
+    does not matter; the loss jumps where the label passes a competitor that the first layer leaves alone. Computed in
+    logarithms, without the constant that other code adds to the probability and that takes the gradient away from
+    labels far down. Not convex. Source: :cite:t:`petersen2022differentiable`.
 
     Args:
         logits: scores :math:`s`, float, (N, C) or (N, C, d...). ``-inf`` leaves a class out; a class that is
