@@ -126,12 +126,36 @@ OPTIONS = [
     *(("topk_transition", {"margin": m}, [f"margin={m}"]) for m in (0, -1.0)),
     ("smooth_topk_svm", {"margin": -0.1}, ["margin=-0.1"]),
     *(("cross_entropy", {"label_smoothing": e}, [e, "[0, 1]"]) for e in (-0.1, 1.01, math.nan)),
+    *(("ldr_kl", {"c": c}, [f"c={c}"]) for c in (-0.1, math.nan, None)),
+    *(("noised_topk_hinge", {"eps": e}, [f"eps={e}"]) for e in (-0.1, math.inf, None)),
+    *(("noised_topk_hinge", {"num_samples": n}, [f"num_samples={n}", "at least 1"]) for n in (0, 2.0, True)),
+    ("noised_topk_hinge", {"noise": torch.zeros(C, C)}, ["(6, 6)", "(B, *(6, 6))"]),
+    ("noised_topk_hinge", {"noise": torch.zeros(3, C, C - 1)}, ["(3, 6, 5)", "(B, *(6, 6))"]),
+    ("noised_topk_hinge", {"noise": torch.zeros(0, C, C)}, ["(0, 6, 6)"]),
+    ("noised_topk_hinge", {"noise": torch.zeros(3, C, C, dtype=torch.int64)}, ["int64", "float"]),
+    ("noised_topk_hinge", {"noise": [0.0]}, ["[0.0]", "Tensor"]),
+    ("noised_topk_hinge", {"margins": [1.0] * (C - 1)}, ["(5,)", "(6,)"]),
+    ("noised_topk_hinge", {"margins": torch.ones(C, 1)}, ["(6, 1)", "(6,)"]),
+    *(("noised_topk_hinge", {"margins": [m] * C}, [m, "finite"]) for m in (-1.0, math.nan, math.inf)),
+    ("difftopk_cross_entropy", {"method": "oddeven"}, ["'oddeven'", "'odd_even'", "'bitonic'", "'neuralsort'"]),
+    *(("difftopk_cross_entropy", {"m": m}, [f"m={m!r}", "k=2", "6"]) for m in (2, C + 1, 3.0, True)),
 ]
 
 
-@pytest.mark.parametrize(("name", "options", "parts"), OPTIONS, ids=lambda x: str(x) if isinstance(x, dict) else None)
+@pytest.mark.parametrize(
+    ("name", "options", "parts"), OPTIONS, ids=lambda x: str(x)[:40] if isinstance(x, dict) else None
+)
 def test_options(name: str, options: dict, parts: list) -> None:
     rejects(name, *options, *parts, **options)
+
+
+@pytest.mark.parametrize("counts", [[], [0, 1], [[1, 2]], [math.nan, 1.0], 5], ids=str)
+def test_margins_come_from_counts_of_every_class(counts: object) -> None:
+    with pytest.raises(ValueError, match="class_counts=.*at least 1"):
+        losses.imbalanced_margins(counts)
+    for widest in (0, -1.0, math.nan):
+        with pytest.raises(ValueError, match=f"max_margin={widest}"):
+            losses.imbalanced_margins([1, 2], widest)
 
 
 def test_smooth_svm_allows_no_margin() -> None:
