@@ -527,6 +527,14 @@ def test_one_graph_serves_every_strength() -> None:
     assert graphs.frame_count == 1
 
 
+def test_other_values_of_an_option_compile_as_well() -> None:
+    """The second value of a number becomes a symbol to the compiler, which the checks must take for a number."""
+    torch.compiler.reset()
+    compiled = torch.compile(losses.topk_transition, fullgraph=True, backend="eager")
+    for k, tau in ((1, 0.5), (2, 1.5), (3, 2.5)):
+        assert_close(compiled(*rows(), k=k, tau=tau), losses.topk_transition(*rows(), k=k, tau=tau), **SAME)
+
+
 def test_a_schedule_may_move_on_before_the_backward_pass() -> None:
     strength, (logits, labels) = torch.tensor(0.5), rows()
     leaf = logits.clone().requires_grad_()

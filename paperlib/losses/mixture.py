@@ -17,7 +17,8 @@ def expected_loss(loss: Callable[..., Tensor], logits: Tensor, probabilities: Te
     Two labels with shares :math:`\lambda` and :math:`1 - \lambda` are mixup; for cross entropy it is the cross entropy
     of soft labels; with the true class probabilities it is the conditional risk that a calibrated loss minimises at
     the right top k, :cite:t:`yang2020consistency`. A label of probability 0 is never looked at, so its class may be
-    masked. Costs one row of the loss for each label that is possible.
+    masked. Costs one row of the loss for each label that is possible. For eager code: which labels are possible is
+    looked up, which ``torch.compile`` and ``torch.func.vmap`` cannot follow.
 
     Args:
         loss: called as ``loss(logits, labels, reduction="none")``: a result of :func:`paperlib.losses.get`, or any
