@@ -100,6 +100,17 @@ def best_sets(probabilities: Any, k: int) -> list[tuple[int, ...]]:
     return [sets[i] for i in chosen[place.ravel()]]
 
 
+def region_names(probabilities: Any, k: int) -> list[str]:
+    """The name of the region that each point is in: ``class 2`` for k = 1, and ``{0, 1}`` for a best set of two.
+
+    Args:
+        probabilities: class probabilities (N, C).
+        k: size of the sets, in 1..C.
+    """
+    return [f"class {members[0]}" if k == 1 else f"{{{', '.join(map(str, members))}}}"
+            for members in best_sets(probabilities, k)]
+
+
 def _array(values: Any) -> NDArray[np.float64]:
     values = values.detach().cpu() if hasattr(values, "detach") else values
     return np.asarray(values, dtype=np.float64)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from paperlib.bayes import bayes_topk, best_sets, expected_topk, regret
+from paperlib.bayes import bayes_topk, best_sets, expected_topk, region_names, regret
 from paperlib.metrics import label_ranks, topk_curve
 
 
@@ -60,6 +60,7 @@ def test_best_sets_are_best_and_few():
     assert best_sets(p, 1) == [(0,), (1,), (1,), (2,), (0,)]
     assert best_sets(p, 2) == [(0, 1), (0, 1), (0, 1), (2, 3), (0, 3)]
     assert best_sets(torch.from_numpy(p), 4) == [(0, 1, 2, 3)] * 5
+    assert region_names(p, 1)[:2] == ["class 0", "class 1"] and region_names(p, 2)[3] == "{2, 3}"
     random = np.random.default_rng(0).dirichlet(np.ones(6), size=30)
     assert best_sets(random, 3) == [tuple(sorted(np.argsort(-row)[:3])) for row in random]
 

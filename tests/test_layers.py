@@ -38,7 +38,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "figures": {"paths", "metrics", "bayes", "theory", "stats", "analysis"},
     "tables": {"paths", "metrics", "stats", "analysis"},
 }
-NO_TORCH = ["paths", "config", "grids", "records", "metrics", "bayes", "theory", "stats", "analysis", "figures", "tables"]
+NO_TORCH = [
+    *("paths", "config", "grids", "records", "metrics", "bayes", "theory", "stats"),
+    *("analysis", "figures", "tables"),
+]
 
 
 def part_of(path: Path, package: Path) -> str:
