@@ -93,6 +93,15 @@ def test_where_cross_entropy_loses_top_k_no_stump_has_a_better_top1(first, secon
     assert fitted(data).topk(data, 1) == pytest.approx(best_topk(data, 1)[0], abs=1e-12)
 
 
+def test_cross_entropy_does_not_optimise_top1_either():
+    """Where c > a > c max(r) and b >= a, as the page remarks."""
+    for first, second, rest in [(0.3, 0.36, (0.5, 0.5)), (0.28, 0.4, (0.4, 0.6)), (0.2, 0.5, (0.3, 0.3, 0.4))]:
+        data, third = three_segments(first, second, rest), 1 - first - second
+        assert third > first > third * max(rest) and second >= first
+        assert fitted(data).topk(data, 1) == pytest.approx(second + third * max(rest))
+        assert best_topk(data, 1)[0] == pytest.approx(first + second)
+
+
 # The steps of the proof, on data of any kind.
 
 
