@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -154,6 +154,7 @@ def trained(config: RunConfig, *, device: torch.device | str | None = None, chec
         TrainingDivergedError: see :func:`fit`.
         TrainingInterruptedError: see :func:`fit`.
     """
+    started = time.perf_counter()
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     loss = make_loss(config)
     engine = Engine.choose(place, config.batch_size, compile=compile, deterministic=deterministic)
@@ -176,7 +177,8 @@ def trained(config: RunConfig, *, device: torch.device | str | None = None, chec
             history=state.history, timing=summarize_timing(state.timing),
             validation=evaluate(model, loss, loaders.validation, config),
             test=evaluate(model, loss, test, config) if test else None)
-    return record, model, splits
+    timing = {**record.timing, "wall_seconds": time.perf_counter() - started}  # loading and compiling included
+    return replace(record, timing=timing), model, splits
 
 
 def make_loss(config: RunConfig) -> losses.BoundLoss:

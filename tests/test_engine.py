@@ -28,7 +28,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 @pytest.fixture
 def _quick_compiler(monkeypatch):
-    """Captures whole steps as ever, but runs what was captured with torch's own kernels: no C++ compiler, no minute."""
+    """Captures whole steps as ever, and runs what was captured by torch's own kernels: no C++ compiler needed."""
     monkeypatch.setattr(engine, "BACKEND", "aot_eager")
     torch._dynamo.reset()
     yield
@@ -99,8 +99,8 @@ def test_the_workspace_of_cublas_is_fixed_before_cuda_starts(monkeypatch):
     for value in ("1", None):
         monkeypatch.setenv(engine.WORKSPACE, value) if value else monkeypatch.delenv(engine.WORKSPACE)
         monkeypatch.setattr(torch.cuda, "is_initialized", lambda value=value: value is None)
-        with pytest.raises(ValueError, match="deterministic=True with CUBLAS_WORKSPACE_CONFIG=.*expected the variable to "
-                                             "be :4096:8 or :16:8 when the process starts"), \
+        with pytest.raises(ValueError, match="deterministic=True with CUBLAS_WORKSPACE_CONFIG=.*expected the variable "
+                                             "to be :4096:8 or :16:8 when the process starts"), \
                 Engine(deterministic=True).settings(CUDA):
             pass
         assert switches() == (False, False, False)
@@ -204,8 +204,8 @@ def test_noise_differs_from_step_to_step_and_has_the_form_that_the_loss_takes():
     assert train.loss_draws(toy_model(3), toy_loaders(), FIT)(0, 0) == {}
 
 
-# Nothing inside an epoch waits for the device. The device "meta" has shapes and no numbers: whatever asks for a number,
-# and so would stall a GPU, fails there.
+# Nothing inside an epoch waits for the device. The device "meta" has shapes and no numbers: whatever asks for one, and
+# so would stall a GPU, fails there.
 
 
 class NothingCrosses(TorchDispatchMode):

@@ -7,7 +7,7 @@ from paperlib.models._common import Head, conv3x3, he_initialise
 
 
 class DenseLayer(nn.Module):
-    """A 1 x 1 convolution to four times ``growth`` channels, a 3 x 3 convolution to ``growth``, put beside the input."""
+    """A 1 x 1 convolution to four times ``growth`` channels, a 3 x 3 one to ``growth``, put beside the input."""
 
     def __init__(self, inputs: int, growth: int) -> None:
         super().__init__()
