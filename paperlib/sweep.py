@@ -151,6 +151,16 @@ def run(cells: Sequence[Cell], output: Output, *, stop: Callable[[], bool] = lam
     return failed
 
 
+def prepared(kit: Kit, output: Output) -> bool:
+    """:meth:`Kit.prepare`, one sweep after the other: the second finds what the first has made."""
+    while not kit.stop():
+        with output.claim("kit") as claimed:
+            if claimed:
+                return kit.prepare()
+        time.sleep(0.2)
+    return False
+
+
 def run_side_by_side(arguments: list[str], jobs: int, stop: "StopRequest") -> int:
     """The same sweep in several processes, one thread each; they share the cells out by their locks."""
     jobs = min(jobs, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
@@ -225,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop = StopRequest(time.monotonic() + budget)
     if grid.kit and options.checks != "skip" and cells and not stop():
         kit = Kit(options.grid, output.sidecars, options.device, options.commit, stop.left, stop)
-        if not kit.prepare() and not stop():
+        if not prepared(kit, output) and not stop():
             if options.checks == "run":
                 say("No cell was run. To run them all the same: --checks ignore")
                 return 3

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -243,6 +244,23 @@ def test_checks_can_be_skipped_and_other_grids_have_none(study, tmp_path, parts)
     study.write_text(study.read_text().replace("kit = true", "kit = false"))
     assert sweep_here(study, tmp_path / "out.jsonl", "--limit", "2") == 0
     assert parts == []
+
+
+def test_a_sweep_waits_for_the_checks_of_another_and_does_not_repeat_them(study, tmp_path, parts):
+    output = sweep.Output(tmp_path / "out.jsonl")
+    output.prepare()
+    with ThreadPoolExecutor() as pool:
+        with output.claim("kit"):
+            waiting = pool.submit(sweep_here, study, output.path)
+            time.sleep(0.5)
+            assert parts == [] and not output.path.exists()
+            identity = kit._identity("cpu", "a")
+            for path in output.sidecars.values():  # what the other one leaves
+                document = {"code": {"commit": "a", "dirty": None}, "complete": True, "passed": True, "checks": [],
+                            "environment": {"device": identity[2], "torch": identity[3]}}
+                records.write_atomically(path, json.dumps(document))
+        assert waiting.result() == 0
+    assert parts == [] and list(contents(output.path)) == run_ids(study)[:1]
 
 
 def test_no_budget_no_checks(study, tmp_path, parts):
