@@ -1,5 +1,6 @@
 """Named grids of runs: TOML files under ``experiments/grids`` unrolled into cells in priority order."""
 
+import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from paperlib import paths
 from paperlib.config import RunConfig
 
-_TOP_KEYS = {"title", "seeds", "base", "setup", "variant"}
+_TOP_KEYS = {"title", "kit", "seeds", "base", "setup", "variant"}
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Cell:
     variant: str
     seed: int
     config: RunConfig
+    minutes: float | None = None  #: what its setup is expected to take, where its file says so
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,10 @@ class Grid:
     """A grid: every setup with every variant at every seed.
 
     ``setups`` and ``variants`` map names to their tables in the file (``label`` and the configuration keys
-    that they change). ``cells`` are in priority order, all of one seed before the next, so that a grid
-    that was cut off still holds complete comparisons.
+    that they change; a setup may also say what one of its runs is expected to take, as ``minutes``). ``cells`` are
+    in priority order, all of one seed before the next, so that a grid that was cut off still holds complete
+    comparisons. ``kit``: the grid is meant for a machine that is checked and measured first; see
+    :mod:`paperlib.kit`.
     """
 
     name: str
@@ -37,6 +41,7 @@ class Grid:
     setups: dict[str, dict[str, Any]]
     variants: dict[str, dict[str, Any]]
     cells: tuple[Cell, ...]
+    kit: bool = False
 
 
 def names() -> list[str]:
@@ -61,6 +66,8 @@ def load(name: str | Path) -> Grid:
     if unknown := set(table) - _TOP_KEYS:
         raise ValueError(f"grid {path.name}: unknown key {sorted(unknown)[0]!r}, "
                          f"expected {', '.join(sorted(_TOP_KEYS))}")
+    if not isinstance(table.get("kit", False), bool):
+        raise ValueError(f"grid {path.name}: kit = {table['kit']!r}, expected true or false")
     for key, kind, wanted in (("title", str, "a text"), ("seeds", list, "a list of whole numbers")):
         if not isinstance(table.get(key), kind) or not table[key]:
             raise ValueError(f"grid {path.name}: {key} = {table.get(key)!r}, expected {wanted}")
@@ -71,16 +78,26 @@ def load(name: str | Path) -> Grid:
             for variant, variant_keys in variants.items():
                 keys = {**table.get("base", {}), **setup_keys, **variant_keys, "seed": seed}
                 keys.pop("label", None)
+                minutes = _minutes(keys.pop("minutes", None), setup, path)
                 try:
                     config = RunConfig.from_dict(keys)
                 except ValueError as error:
                     raise ValueError(f"grid {path.name}, setup {setup}, variant {variant}: {error}") from error
-                cell = Cell(path.stem, setup, variant, seed, config)
+                cell = Cell(path.stem, setup, variant, seed, config, minutes)
                 if twin := cells.get(config.run_id):
                     raise ValueError(f"grid {path.name}: {setup}/{variant} and {twin.setup}/{twin.variant} "
                                      f"describe the same run {config.run_id}")
                 cells[config.run_id] = cell
-    return Grid(path.stem, table["title"], tuple(table["seeds"]), setups, variants, tuple(cells.values()))
+    return Grid(path.stem, table["title"], tuple(table["seeds"]), setups, variants, tuple(cells.values()),
+                table.get("kit", False))
+
+
+def _minutes(value: Any, setup: str, path: Path) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ValueError(f"grid {path.name}, setup {setup}: minutes = {value!r}, expected a number above 0")
+    return float(value)
 
 
 def _named(table: dict[str, Any], kind: str, path: Path) -> dict[str, dict[str, Any]]:

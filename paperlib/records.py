@@ -209,18 +209,35 @@ def load(source: Path | str | None = None) -> list[Record]:
 def merge(source: Path | str, folder: Path | str) -> int:
     """Bring every record of ``source`` into ``folder``; returns how many were new. Nothing is overwritten.
 
+    A folder with the name of a grid takes the runs of that grid alone, without those that :func:`foreign` names.
+
     Raises:
-        RecordError: ``folder`` already holds a different record of the same run.
+        RecordError: ``folder`` already holds a different record of the same run. All others have been brought in.
     """
-    new = 0
+    left_out = {record.run_id for record in foreign(source, folder)}
+    new, differing = 0, []
     for record in load(source):
         path = Path(folder) / f"{record.run_id}.json"
+        if record.run_id in left_out:
+            continue
         if not path.exists():
             write(record, folder)
             new += 1
         elif read(path) != record:
-            raise RecordError(f"{path} differs from the record of the same run in {source}: keep one of them")
+            differing.append(str(path))
+    if differing:
+        raise RecordError(f"{', '.join(differing)} differs from the record of the same run in {source}: keep one of "
+                          "them")
     return new
+
+
+def foreign(source: Path | str, folder: Path | str) -> list[Record]:
+    """The records of ``source`` that are no run of the grid that ``folder`` is named after, if it is."""
+    grid = Path(folder).resolve().name
+    if grid not in grids.names():
+        return []
+    own = {cell.config.run_id for cell in grids.load(grid).cells}
+    return [record for record in load(source) if record.run_id not in own]
 
 
 def missing(cells: Sequence[grids.Cell], records: Iterable[Record]) -> list[grids.Cell]:
@@ -296,7 +313,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.command == "merge":
-            print(f"{merge(options.source, options.folder)} new records in {options.folder}")
+            others = len(foreign(options.source, options.folder))
+            print(f"{merge(options.source, options.folder)} new records in {options.folder}"
+                  + (f", {others} of other grids left out" if others else ""))
         elif options.command == "export":
             print(export(load(options.source), options.path))
         else:

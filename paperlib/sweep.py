@@ -3,6 +3,9 @@
 Cells run in the grid's order. A finished one is on disk at once; one that was killed goes on from its last checkpoint;
 one that failed is written down under ``failed/`` and the others go on. Several sweeps, also on a shared disk, may
 work on one PATH: a lock per cell, which dies with its process, keeps them apart.
+
+A grid that says ``kit = true`` is meant for a machine that is lent for minutes: it is checked and measured first
+(``PATH.checks.json``, ``PATH.speed.json``), and no cell is started that the budget has no time for.
 """
 
 import argparse
@@ -20,9 +23,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from paperlib import grids, records
 from paperlib.grids import Cell
+from paperlib.kit import PARTS, Kit, Schedule, device_name, say
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Output:
     """Where a sweep writes: a folder of records, or one append-only ``.jsonl`` file."""
 
     path: Path
+    workplace: Path | None = None  #: for checkpoints and locks; None: beside the records
 
     @property
     def single_file(self) -> bool:
@@ -39,12 +45,20 @@ class Output:
     @property
     def work(self) -> Path:
         """Checkpoints and locks: hidden, beside the records, of no interest afterwards."""
+        if self.workplace:
+            return self.workplace
         return self.path.with_name(f".{self.path.name}.work") if self.single_file else self.path / ".work"
 
     @property
     def failed(self) -> Path:
         """One report per failed cell."""
         return self.work / "failed"
+
+    @property
+    def sidecars(self) -> dict[str, Path]:
+        """What is found out about the machine: beside a file; in a folder of records not among the records."""
+        return {part: self.path.with_suffix(f".{part}.json") if self.single_file else self.work / f"{part}.json"
+                for part in PARTS}
 
     def prepare(self) -> None:
         """Fail now rather than after the first cell if nothing can be written here."""
@@ -85,8 +99,19 @@ class Output:
 
 
 def run(cells: Sequence[Cell], output: Output, *, stop: Callable[[], bool] = lambda: False,
-        commit: str | None = None, device: str | None = None, quiet: bool = False) -> list[Cell]:
-    """Run every cell without a record until ``stop`` says so; returns the cells that failed."""
+        schedule: Schedule | None = None, commit: str | None = None, quiet: bool = False,
+        **options: Any) -> list[Cell]:
+    """Run every cell without a record until ``stop`` says so; returns the cells that failed.
+
+    Args:
+        cells: in the order in which they are started.
+        output: where the records go.
+        stop: asked after every step.
+        schedule: leaves out what the budget has no time for; None: every cell is started.
+        commit: stands in for git.
+        quiet: print nothing.
+        options: of :func:`paperlib.train.trained`.
+    """
     from paperlib import train  # torch is not needed to list what is missing
 
     failed = []
@@ -94,20 +119,25 @@ def run(cells: Sequence[Cell], output: Output, *, stop: Callable[[], bool] = lam
         if stop():
             break
         run_id = cell.config.run_id
-        report = output.failed / f"{run_id}.json"
+        report, checkpoint = output.failed / f"{run_id}.json", output.work / f"{run_id}.pt"
         with output.claim(run_id) as claimed:
             if not claimed:
                 continue
             try:
                 if output.has(run_id):
                     continue
-                say(f"{cell.grid}: {run_id} {cell.setup}/{cell.variant}/seed {cell.seed}", quiet)
-                checkpoint = output.work / f"{run_id}.pt"
-                record = train.train(cell.config, device=device, checkpoint=checkpoint, stop=stop, commit=commit,
-                                     quiet=quiet)
+                name = f"{cell.grid}: {run_id} {cell.setup}/{cell.variant}/seed {cell.seed}"
+                if schedule and not checkpoint.exists() and not schedule.has_time_for(cell):
+                    say(f"{name}: not started, no time is left for it", quiet)
+                    continue
+                say(name, quiet)
+                record = train.train(cell.config, checkpoint=checkpoint, stop=stop, commit=commit, quiet=quiet,
+                                     **options)
                 output.add(record)
                 checkpoint.unlink(missing_ok=True)
                 report.unlink(missing_ok=True)
+                if schedule:
+                    schedule.learn(record)
             except train.TrainingInterruptedError as interruption:
                 say(str(interruption), quiet)
                 break
@@ -121,18 +151,22 @@ def run(cells: Sequence[Cell], output: Output, *, stop: Callable[[], bool] = lam
     return failed
 
 
-def say(text: str, quiet: bool = False) -> None:
-    """One line of progress."""
-    if not quiet:
-        print(text, file=sys.stderr, flush=True)
+def prepared(kit: Kit, output: Output) -> bool:
+    """:meth:`Kit.prepare`, one sweep after the other: the second finds what the first has made."""
+    while not kit.stop():
+        with output.claim("kit") as claimed:
+            if claimed:
+                return kit.prepare()
+        time.sleep(0.2)
+    return False
 
 
-def run_side_by_side(arguments: list[str], jobs: int) -> int:
+def run_side_by_side(arguments: list[str], jobs: int, stop: "StopRequest") -> int:
     """The same sweep in several processes, one thread each; they share the cells out by their locks."""
     jobs = min(jobs, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    command = [sys.executable, "-m", "paperlib.sweep", *arguments, "--jobs", "1"]
+    command = [sys.executable, "-m", "paperlib.sweep", *arguments, "--checks", "skip",
+               "--budget-minutes", str(stop.left() / 60), "--jobs", "1"]
     workers = [subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) for _ in range(jobs)]
-    stop = StopRequest()
     while any(worker.poll() is None for worker in workers):
         if stop.asked:
             for worker in workers:
@@ -157,36 +191,71 @@ class StopRequest:
         """Whether to stop now."""
         return self.asked or time.monotonic() > self.deadline
 
+    def left(self) -> float:
+        """Seconds until the time is up, at least 0."""
+        return max(0.0, self.deadline - time.monotonic())
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 0 unless a cell failed (1) or the arguments or the output are unusable (2)."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(prog="python -m paperlib.sweep", description=__doc__)
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    parser = argparse.ArgumentParser(prog="python -m paperlib.sweep", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grid", help="name of a grid, or the path of a .toml file")
     parser.add_argument("--out", required=True, type=Path, help="folder of records, or a .jsonl file")
+    parser.add_argument("--work", type=Path, help="folder for checkpoints and locks; default: beside the records")
+    parser.add_argument("--done", type=Path, action="append", default=[], metavar="RECORDS",
+                        help="a folder or .jsonl file; cells with a record there are not run again")
     parser.add_argument("--budget-minutes", type=float, default=math.inf, help="stop cleanly after this long")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side; never more than free cores")
     parser.add_argument("--commit", help="commit to name in the records where there is no git")
     parser.add_argument("--device", help="torch device; default CUDA where there is one")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=None,
+                        help="forward pass and loss by torch.compile; default on CUDA")
+    parser.add_argument("--deterministic", action="store_true", help="the same bits again on the same GPU; slower")
+    parser.add_argument("--checks", choices=["run", "ignore", "skip"], default="run",
+                        help="for a grid with a kit: stop if a check fails, go on nevertheless, or make none")
     parser.add_argument("--limit", type=int, help="only the first cells of the grid")
-    options = parser.parse_args(arguments)
-    output = Output(options.out)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; 0, or 1: a cell failed, 2: the arguments or the output are unusable, 3: a check failed."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser().parse_args(arguments)
+    output = Output(options.out, options.work)
     try:
-        cells = grids.load(options.grid).cells[: options.limit]
+        grid = grids.load(options.grid)
+        elsewhere = {record.run_id for source in options.done for record in records.load(source)}
+        cells = [cell for cell in grid.cells[: options.limit] if cell.config.run_id not in elsewhere]
         output.prepare()
     except (OSError, ValueError) as error:
         say(str(error))
         return 2
+    budget = 60 * options.budget_minutes
+    stop = StopRequest(time.monotonic() + budget)
+    if grid.kit and options.checks != "skip" and cells and not stop():
+        kit = Kit(options.grid, output.sidecars, options.device, options.commit, stop.left, stop)
+        if not prepared(kit, output) and not stop():
+            if options.checks == "run":
+                say("No cell was run. To run them all the same: --checks ignore")
+                return 3
+            say("The cells are run all the same.")
     if options.jobs > 1:
-        return run_side_by_side(arguments, options.jobs)
-    stop = StopRequest(time.monotonic() + 60 * options.budget_minutes)
-    failed = run(cells, output, stop=stop, commit=options.commit, device=options.device)
+        return run_side_by_side(arguments, options.jobs, stop)
+    timed = grid.kit and budget < math.inf
+    schedule = Schedule(budget, stop.left, device_name(options.device)) if timed else None
+    if schedule and output.single_file and output.path.exists():
+        for record in records.read_lines(output.path):
+            schedule.learn(record)
+    failed = run(cells, output, stop=stop, schedule=schedule, commit=options.commit, device=options.device,
+                 compile=options.compile, deterministic=options.deterministic)
     for cell in failed:
         report = output.failed / f"{cell.config.run_id}.json"
         say(f"FAILED {cell.config.run_id} {cell.setup}/{cell.variant}/seed {cell.seed}: see {report}")
     broken = {cell.config.run_id for cell in failed}  # among them records that cannot be read: not asked again
     done = sum(cell.config.run_id not in broken and output.has(cell.config.run_id) for cell in cells)
-    say(f"{options.grid}: {done} of {len(cells)} cells have a record in {output.path}, {len(failed)} failed here")
+    say(f"{options.grid}: {done} of {len(cells)} cells have a record in {output.path}, {len(failed)} failed here"
+        + (f", {len(elsewhere)} records elsewhere" if elsewhere else ""))
     return 1 if failed else 0
 
 

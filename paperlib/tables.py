@@ -151,7 +151,7 @@ def status(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
     """Runs that have a record, and those that miss one."""
     found = analysis.status(grid_names)
     found["core_hours"] = [f"{hours:.1f}" for hours in found["core_hours"]]
-    found["missing"] = [row.missing_runs or "none" for row in _rows(found)]
+    found["missing"] = [(row.missing_runs if row.runs else "all: not yet run") or "none" for row in _rows(found)]
     found = found.drop(columns="missing_runs").replace({"protocol": {"": "–"}})
     return found.rename(columns={"core_hours": "core hours", "missing": "missing runs"}).astype(str)
 

@@ -4,8 +4,9 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from paperlib import data, environment, losses, metrics, models, schedules
 from paperlib.checkpoint import Checkpoint, State
 from paperlib.config import PROTOCOL, RunConfig
 from paperlib.data import EvaluationLoader, Normalizer, Splits, TrainLoader
+from paperlib.engine import Engine, Loss
+from paperlib.engine import autocast as engine_autocast
 from paperlib.progress import Progress
 from paperlib.records import SCHEMA, Record, encode_ranks
-from paperlib.seeding import derive
+from paperlib.seeding import derive, generator
 
-Loss = Callable[..., Tensor]
-#: Steps after a start or resume that no rate counts: allocators and kernel caches fill.
+#: Steps after a start, a resume or a recompilation that no rate counts: allocators and kernel caches fill, graphs are
+#: compiled and recorded.
 WARMUP_STEPS = 5
 #: Weight of one batch in the running top-k accuracy of the schedule "tracked".
 TRACKING_RATE = 0.01
@@ -49,16 +52,18 @@ class Loaders:
 
 
 def fit(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, *, checkpoint: Checkpoint | None = None,
-        stop: Callable[[], bool] | None = None, quiet: bool = False) -> State:
+        stop: Callable[[], bool] | None = None, engine: Engine | None = None, quiet: bool = False) -> State:
     """Train ``model`` in place, resuming from ``checkpoint`` if that exists.
 
     Args:
         model: on the device to train on; logits (B, C) for a batch of inputs.
-        loss: ``loss(logits, labels)``; where the schedule moves it, also ``strength=`` as a 0-d tensor.
+        loss: ``loss(logits, labels)``; where the schedule moves it, also ``strength=`` as a 0-d tensor, and where it
+            takes noise, ``noise=``.
         loaders: training and validation batches.
         config: optimiser, schedules, epochs and precision are read from it.
         checkpoint: written by time; with it a killed run goes on exactly where it was.
         stop: asked after every step; True saves a checkpoint and stops.
+        engine: None: what :meth:`Engine.choose` takes for the device, compiled on CUDA.
         quiet: print nothing.
 
     Returns:
@@ -70,48 +75,52 @@ def fit(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, *, ch
         TrainingInterruptedError: ``stop`` said so.
     """
     device = next(model.parameters()).device
+    engine = engine or Engine.choose(device, loaders.train.batch_size)
     optimizer = make_optimizer(model, config)
     state = (checkpoint.restore(model, optimizer) if checkpoint else State()).to(device)
+    forward, draws = engine.step(model, loss, config.precision == "bf16"), loss_draws(model, loaders, config)
     steps, k = len(loaders.train), shown_k(config)
     total = config.epochs * steps
     progress = Progress(f"{config.loss} {config.run_id}", total, state.epoch * steps + state.step, quiet=quiet)
     clock = Clock(device, state.timing, loaders.train.batch_size)
-    for epoch in range(state.epoch, config.epochs):
-        resolution = schedules.resolution(config, epoch)
-        model.train()
-        for inputs, labels in loaders.train.epoch(epoch, state.step, resolution):
-            done = epoch * steps + state.step
-            lr = set_learning_rate(optimizer, schedules.learning_rate(config, done, total))
+    with engine.settings(device):
+        for epoch in range(state.epoch, config.epochs):
+            resolution = schedules.resolution(config, epoch)
+            if engine.compiled and resolution != schedules.resolution(config, epoch - 1):
+                clock.warm_up()  # another shape, another graph
+            model.train()
+            for inputs, labels in loaders.train.epoch(epoch, state.step, resolution):
+                done = epoch * steps + state.step
+                lr = set_learning_rate(optimizer, schedules.learning_rate(config, done, total))
+                strength = strength_now(config, (done + 0.5) / total, state.tracked)
+                changes = draws(epoch, state.step) if strength is None else {"strength": strength}
+                look = partial(check_finite, config=config, epoch=epoch, step=state.step, lr=lr)
+                optimizer.zero_grad()
+                logits, value = forward(inputs, labels, changes, look)
+                look(value)
+                value.backward()
+                optimizer.step()
+                count(state, logits.detach(), labels, value.detach(), k)
+                state.step += 1
+                clock.tick()
+                progress.step()
+                stopping = stop is not None and stop()
+                if checkpoint and (checkpoint.due or stopping):
+                    clock.pause()
+                    checkpoint.save(model, optimizer, state)
+                if stopping:
+                    progress.close()
+                    raise TrainingInterruptedError(f"run {config.run_id} stopped as asked, in epoch {epoch + 1}")
+            clock.pause()
+            # Again as in the last step: a run that was stopped right after it resumes here, without a step.
+            done = (epoch + 1) * steps - 1
+            lr = schedules.learning_rate(config, done, total)
             strength = strength_now(config, (done + 0.5) / total, state.tracked)
-            with autocast(device, config):
-                logits = model(inputs)
-            check_finite(logits, config, epoch, state.step, lr)
-            value = loss(logits, labels) if strength is None else loss(logits, labels, strength=strength)
-            check_finite(value, config, epoch, state.step, lr)
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-            count(state, logits.detach(), labels, value.detach(), k)
-            state.step += 1
-            clock.tick()
-            progress.step()
-            stopping = stop is not None and stop()
-            if checkpoint and (checkpoint.due or stopping):
-                clock.pause()
-                checkpoint.save(model, optimizer, state)
-            if stopping:
-                progress.close()
-                raise TrainingInterruptedError(f"run {config.run_id} stopped as asked, in epoch {epoch + 1}")
-        clock.pause()
-        # Again as in the last step: a run that was stopped right after it resumes here, without a step.
-        done = (epoch + 1) * steps - 1
-        lr = schedules.learning_rate(config, done, total)
-        strength = strength_now(config, (done + 0.5) / total, state.tracked)
-        last = {"epoch": epoch + 1, "progress": (epoch + 1) / config.epochs, "lr": lr,
-                "strength": None if strength is None else float(strength), "resolution": resolution}
-        state.history.append(last | epoch_results(model, loss, loaders, config, state))
-        progress.epoch(state.history[-1], config.epochs)
-        state.epoch, state.step, state.sums = epoch + 1, 0, torch.zeros_like(state.sums)
+            last = {"epoch": epoch + 1, "progress": (epoch + 1) / config.epochs, "lr": lr,
+                    "strength": None if strength is None else float(strength), "resolution": resolution}
+            state.history.append(last | epoch_results(model, loss, loaders, config, state))
+            progress.epoch(state.history[-1], config.epochs)
+            state.epoch, state.step, state.sums = epoch + 1, 0, torch.zeros_like(state.sums)
     progress.close()
     return state
 
@@ -123,6 +132,7 @@ def train(config: RunConfig, **options: Any) -> Record:
 
 def trained(config: RunConfig, *, device: torch.device | str | None = None, checkpoint: Path | str | None = None,
             stop: Callable[[], bool] | None = None, commit: str | None = None, threads: int = 1,
+            compile: bool | None = None, deterministic: bool = False,
             quiet: bool = False) -> tuple[Record, nn.Module, Splits]:
     """Train one configuration and return the record, the network and the data.
 
@@ -133,17 +143,22 @@ def trained(config: RunConfig, *, device: torch.device | str | None = None, chec
         stop: asked after every step; True saves a checkpoint and stops.
         commit: stands in for git in the record.
         threads: of torch on the CPU. One: on shared cores more threads wait for each other.
+        compile: forward pass and loss by ``torch.compile``; None: on CUDA.
+        deterministic: the same bits again on the same GPU, at some cost in speed; a CPU repeats itself anyway.
         quiet: print nothing.
 
     Raises:
-        ValueError: data set, model, loss or one of their options is unknown or out of range.
+        ValueError: data set, model, loss or one of their options is unknown or out of range, or ``deterministic`` and
+            CUDA in use without the workspace that cuBLAS then needs.
         data.DataError: the data set is missing or corrupt.
         TrainingDivergedError: see :func:`fit`.
         TrainingInterruptedError: see :func:`fit`.
     """
+    started = time.perf_counter()
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     loss = make_loss(config)
-    with torch_threads(threads):
+    engine = Engine.choose(place, config.batch_size, compile=compile, deterministic=deterministic)
+    with torch_threads(threads), engine.settings(place):
         splits = data.splits(config)
         normalizer = Normalizer(splits.mean, splits.std, place)
         loaders = Loaders(
@@ -152,17 +167,18 @@ def trained(config: RunConfig, *, device: torch.device | str | None = None, chec
             EvaluationLoader(splits.validation, normalizer, place))
         model = make_model(config, splits, normalizer, place)
         saved = Checkpoint(checkpoint, config.run_id) if checkpoint else None
-        state = fit(model, loss, loaders, config, checkpoint=saved, stop=stop, quiet=quiet)
+        state = fit(model, loss, loaders, config, checkpoint=saved, stop=stop, engine=engine, quiet=quiet)
         test = EvaluationLoader(splits.test, normalizer, place) if config.evaluate_test else None
         record = Record(
             schema=SCHEMA, run_id=config.run_id, protocol=PROTOCOL, config=config.to_dict(),
-            code=environment.code(commit), environment=environment.describe(place),
+            code=environment.code(commit), environment=environment.describe(place) | engine.describe(),
             data={"checksum": splits.checksum, "train": len(splits.train), "validation": len(splits.validation),
                   "test": len(splits.test), "num_classes": splits.num_classes, "label_flips": splits.label_flips},
             history=state.history, timing=summarize_timing(state.timing),
             validation=evaluate(model, loss, loaders.validation, config),
             test=evaluate(model, loss, test, config) if test else None)
-    return record, model, splits
+    timing = {**record.timing, "wall_seconds": time.perf_counter() - started}  # loading and compiling included
+    return replace(record, timing=timing), model, splits
 
 
 def make_loss(config: RunConfig) -> losses.BoundLoss:
@@ -212,6 +228,26 @@ def strength_now(config: RunConfig, progress: float, tracked: Tensor) -> Tensor 
     return torch.full_like(tracked, full * schedules.strength_factor(config, progress, 0.0))
 
 
+def loss_draws(model: nn.Module, loaders: Loaders, config: RunConfig) -> Callable[[int, int], dict[str, Tensor]]:
+    """What the loss draws at random in a step, by (epoch, step): its ``noise``, where it takes one.
+
+    Left to torch's default generator, a resumed run would draw something else.
+    """
+    options = losses.options(config.loss) | config.loss_options
+    if "noise" not in options or not options["eps"]:
+        return lambda epoch, step: {}
+    with torch.no_grad():
+        sample = next(iter(loaders.validation))[0][:1]
+        num_classes = model.eval()(sample).shape[1]
+    shape = (options["num_samples"], loaders.train.batch_size, num_classes)
+
+    def draw(epoch: int, step: int) -> dict[str, Tensor]:
+        draws = generator(config.seed, "loss noise", epoch, step, device=sample.device)
+        return {"noise": torch.randn(shape, generator=draws, device=sample.device)}
+
+    return draw
+
+
 def shown_k(config: RunConfig) -> int:
     """The k of the top-k accuracy in the history: the loss's own, else 5."""
     return config.k or 5
@@ -232,6 +268,7 @@ def check_finite(value: Tensor, config: RunConfig, epoch: int, step: int, lr: fl
                                      "step": step + 1, "lr": lr})
 
 
+@torch.no_grad()  # a loss with noise repeats itself then
 def epoch_results(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, state: State) -> dict[str, Any]:
     """Training averages of the epoch and, when it is due, validation."""
     seen = len(loaders.train) * loaders.train.batch_size
@@ -265,6 +302,7 @@ def predict(model: nn.Module, loader: EvaluationLoader, config: RunConfig) -> tu
     return torch.cat(logits), loader.labels
 
 
+@torch.no_grad()
 def evaluate(model: nn.Module, loss: Loss, loader: EvaluationLoader, config: RunConfig) -> dict[str, Any]:
     """What a record keeps of a split: the label's rank for every image, losses and calibration."""
     logits, labels = predict(model, loader, config)
@@ -276,15 +314,23 @@ def evaluate(model: nn.Module, loss: Loss, loader: EvaluationLoader, config: Run
 
 def autocast(device: torch.device, config: RunConfig) -> torch.autocast:
     """bfloat16 where the configuration asks for it."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
+    return engine_autocast(device, config.precision == "bf16")
 
 
 class Clock:
-    """Wall and CPU seconds of training steps, synchronised with the device, first steps left out."""
+    """Wall and CPU seconds of training steps, first steps left out. On CUDA the device keeps the time, unasked.
+
+    A step there is over when the device says so, and waiting for that after each one would stall it: events are left
+    in its queue instead and read when an epoch is over.
+    """
 
     def __init__(self, device: torch.device, timing: dict[str, float], batch_size: int) -> None:
         self.device, self.timing, self.batch_size = device, timing, batch_size
-        self.left, self.images, self.started = WARMUP_STEPS, 0, None  # type: int, int, tuple[float, float] | None
+        self.left, self.images, self.started = WARMUP_STEPS, 0, None  # type: int, int, tuple[Any, float] | None
+
+    def warm_up(self) -> None:
+        """Leave out the next steps as well."""
+        self.left = WARMUP_STEPS
 
     def tick(self) -> None:
         """A step ended."""
@@ -299,16 +345,22 @@ class Clock:
     def pause(self) -> None:
         """Add what ran since the last pause; the next tick starts again."""
         if self.started is not None:
-            wall, cpu = self._now()
-            self.timing["train_seconds"] += wall - self.started[0]
-            self.timing["train_cpu_seconds"] += cpu - self.started[1]
+            (before, cpu_before), (now, cpu_now) = self.started, self._now()
+            if self.device.type == "cuda":
+                now.synchronize()
+                self.timing["train_seconds"] += before.elapsed_time(now) / 1000
+            else:
+                self.timing["train_seconds"] += now - before
+            self.timing["train_cpu_seconds"] += cpu_now - cpu_before
             self.timing["timed_images"] += self.images
         self.images, self.started = 0, None
 
-    def _now(self) -> tuple[float, float]:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter(), time.process_time()
+    def _now(self) -> tuple[Any, float]:
+        if self.device.type != "cuda":
+            return time.perf_counter(), time.process_time()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event, time.process_time()
 
 
 def summarize_timing(timing: dict[str, float]) -> dict[str, Any]:

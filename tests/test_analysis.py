@@ -204,7 +204,12 @@ def test_status_counts_without_demanding(done):
     assert frame.loc["first-study", "core_hours"] == pytest.approx(17 * 80 / 3600)
     environments = analysis.environments()
     assert list(environments.runs) == [17]
-    assert environments.iloc[0]["torch"] == "2.14"
+    assert environments.iloc[0]["torch"] == "2.14" and environments.iloc[0]["engine"] == "eager"
+    cell = done.cell("first-study", "all", "ce")
+    environment = records.read(done.records / "first-study" / f"{cell.config.run_id}.json").environment
+    done.change("first-study", cell, environment={**environment, "compiled": True, "cuda_graphs": True,
+                                                  "deterministic": False})
+    assert sorted(analysis.environments().engine) == ["compiled, CUDA graphs", "eager"]
 
 
 # --- the rules of the verdicts ----------------------------------------------------------------------------

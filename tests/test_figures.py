@@ -320,7 +320,8 @@ def test_status_tables(done):
     assert tables.status().iloc[0][["runs", "missing runs"]].tolist() == ["17", cell.config.run_id]
     assert tables.environments().iloc[0][["runs", "commit", "device"]].tolist() == ["17", "c0ffee", "a CPU"]
     done.grid("later", STUDY.replace("epochs = 2", "epochs = 5"))
-    assert tables.status().set_index("grid").loc["later", "protocol"] == "–"
+    assert tables.status().set_index("grid").loc["later", ["protocol", "missing runs"]].tolist() == [
+        "–", "all: not yet run"]
 
 
 def test_run_list_and_verdicts(done):

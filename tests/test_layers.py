@@ -27,20 +27,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     "records": {"paths", "config", "grids", "metrics", "stats"},
     "data": {"paths", "config", "seeding"},
     "models": {"config", "seeding"},
+    "engine": {"losses"},
     "checkpoint": {"config"},
     "progress": set(),
     "train": {
         *("paths", "config", "records", "environment", "seeding", "schedules", "metrics", "stats"),
-        *("data", "models", "losses", "checkpoint", "progress"),
+        *("data", "models", "losses", "engine", "checkpoint", "progress"),
     },
-    "sweep": {"paths", "config", "grids", "records", "environment", "checkpoint", "progress", "train"},
+    "checks": {"config", "records", "environment", "seeding", "data", "models", "losses", "engine", "train"},
+    "kit": {"config", "grids", "records", "environment", "train", "checks"},
+    "sweep": {"paths", "config", "grids", "records", "environment", "checkpoint", "progress", "train", "kit"},
     "analysis": {"paths", "config", "grids", "metrics", "stats", "records"},
     "figures": {"paths", "metrics", "bayes", "theory", "stats", "analysis"},
     "tables": {"paths", "metrics", "stats", "analysis"},
 }
 NO_TORCH = [
     *("paths", "config", "grids", "records", "metrics", "bayes", "theory", "stats"),
-    *("analysis", "figures", "tables"),
+    *("analysis", "figures", "tables", "kit", "sweep"),
 ]
 
 

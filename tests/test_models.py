@@ -19,6 +19,8 @@ def parameters(model: nn.Module) -> int:
 @pytest.mark.parametrize("name, shape, settings", [
     ("mlp", (2,), {}), ("mlp", (16, 16, 1), {"width": 8, "depth": 3}), ("mlp", (5,), {"depth": 0}),
     ("resnet18", IMAGE, {"width": 4}), ("resnet18", (1, 16, 16), {"width": 4}),
+    ("wrn", IMAGE, {"width": 1, "depth": 10}), ("wrn", (1, 16, 16), {"width": 2, "depth": 16}),
+    ("densenet", IMAGE, {"width": 4, "depth": 10}), ("densenet", (1, 20, 12), {"width": 3, "depth": 16}),
     ("speednet", IMAGE, {"width": 8}), ("speednet", (1, 9, 9), {"width": 8}), ("speednet", (3, 24, 32), {"width": 8}),
 ])
 def test_one_row_of_float32_logits_a_sample_also_under_bfloat16(name, shape, settings):
@@ -48,6 +50,47 @@ def test_sizes(name, shape, classes, settings, expected):
     assert parameters(models.build(name, shape, classes, **settings)) == expected
 
 
+@pytest.mark.parametrize("name, settings, classes, millions", [
+    # In millions, as the tables of the two papers give them.
+    ("wrn", {}, 10, 36.5), ("wrn", {"depth": 28, "width": 10}, 100, 36.5), ("wrn", {"depth": 40, "width": 4}, 10, 8.9),
+    ("wrn", {"depth": 16, "width": 8}, 10, 11.0), ("wrn", {"depth": 22, "width": 8}, 10, 17.2),
+    ("wrn", {"depth": 40, "width": 1}, 10, 0.6), ("wrn", {"depth": 40, "width": 2}, 10, 2.2),
+    ("densenet", {}, 10, 0.8), ("densenet", {"depth": 100, "width": 12}, 100, 0.8),
+    ("densenet", {"depth": 250, "width": 24}, 10, 15.3), ("densenet", {"depth": 190, "width": 40}, 10, 25.6),
+])
+def test_sizes_are_those_of_the_literature(name, settings, classes, millions):
+    with torch.device("meta"):
+        model = models.build(name, IMAGE, classes, **settings)
+    assert round(parameters(model) / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize("name, settings, convolutions", [
+    ("wrn", {"depth": 28, "width": 2}, 28), ("wrn", {"depth": 16, "width": 1}, 16),
+    ("densenet", {"depth": 100}, 100), ("densenet", {"depth": 40, "width": 6}, 40)])
+def test_depth_counts_layers_with_weights(name, settings, convolutions):
+    """The head is one of them; in wide networks the 1 x 1 shortcuts, which lie beside the path, make up for it."""
+    with torch.device("meta"):
+        model = models.build(name, IMAGE, 10, **settings)
+    layers = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    on_path = [n for n in layers if "shortcut" not in n]
+    assert len(on_path) == convolutions - (2 if name == "wrn" else 0)
+    assert len(layers) - len(on_path) == (3 if name == "wrn" and settings["width"] > 1 else 2 if name == "wrn" else 0)
+
+
+def test_wide_and_dense_networks_end_with_8_by_8_features():
+    for name, channels in (("wrn", 128), ("densenet", None)):
+        net = models.build(name, IMAGE, 10, width=2, depth=10, seed=0).eval()
+        features = net.blocks(net.stem(torch.zeros(1, *IMAGE)))
+        assert features.shape[2:] == (8, 8) and channels in (None, features.shape[1])
+
+
+def test_a_dense_layer_keeps_what_it_was_given():
+    net = models.build("densenet", IMAGE, 10, width=4, depth=10, seed=0)
+    x = torch.randn(2, 8, 6, 6)
+    out = net.blocks[0](x)
+    assert out.shape[1] == 8 + 4 and torch.equal(out[:, :8], x)
+
+
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_alone():
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -71,6 +114,9 @@ def test_without_a_seed_the_global_generator_decides():
     ("speadnet", IMAGE, {}, "unknown model 'speadnet': did you mean 'speednet'.* Valid models: mlp, resnet18"),
     ("speednet", IMAGE, {"depth": 3}, "model 'speednet' takes no depth: expected None, got 3"),
     ("resnet18", IMAGE, {"depth": 34}, "model 'resnet18' takes no depth: expected None, got 34"),
+    ("wrn", IMAGE, {"depth": 20}, r"model 'wrn' with depth=20: expected 6 n \+ 4"),
+    ("wrn", IMAGE, {"depth": 4}, "model 'wrn' with depth=4"),
+    ("densenet", IMAGE, {"depth": 101}, "model 'densenet' with depth=101: expected 6 n"),
     ("speednet", (3, 8, 32), {}, r"at least 9 x 9 pixels, got shape \(3, 8, 32\)"),
     ("speednet", (2,), {}, r"takes images: expected an input shape \(channels, H, W\), got \(2,\); .*'mlp'"),
     ("resnet18", (32, 32), {}, r"takes images: .*got \(32, 32\)"),

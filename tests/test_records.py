@@ -274,9 +274,33 @@ def test_merge_brings_what_is_new_and_overwrites_nothing(tmp_path):
 
     other = tmp_path / "other.jsonl"
     records.append(make(1, timing={"train_seconds": 9.0}), other)
+    records.append(make(3), other)
     with pytest.raises(RecordError, match=f"{make(1).run_id}.json differs from the record of the same run in .*other"):
         records.merge(other, folder)
     assert make(1) in records.load(folder)
+    assert make(3) in records.load(folder), "the others were brought in"
+
+
+def test_merge_skips_a_line_that_was_cut_off(tmp_path):
+    lines, folder = tmp_path / "gpu.jsonl", tmp_path / "records"
+    records.append(make(0), lines)
+    records.append(make(1), lines)
+    lines.write_bytes(lines.read_bytes()[:-30])
+    assert records.merge(lines, folder) == 1
+    records.append(make(1), lines)  # the run was made again, behind the torn line
+    assert records.merge(lines, folder) == 1 and records.merge(lines, folder) == 0
+    assert records.load(folder) == sorted([make(0), make(1)], key=lambda record: record.run_id)
+
+
+def test_a_folder_of_a_grid_takes_the_runs_of_that_grid_alone(study, tmp_path, capsys):
+    lines, folder = tmp_path / "gpu.jsonl", study / "study"
+    for seed in (0, 1, 7):
+        records.append(make(seed), lines)
+    assert records.foreign(lines, folder) == [make(7)] and records.foreign(lines, tmp_path / "elsewhere") == []
+    assert records.main(["merge", str(lines), str(folder)]) == 0
+    assert f"2 new records in {folder}, 1 of other grids left out" in capsys.readouterr().out
+    assert {record.config["seed"] for record in records.load(folder)} == {0, 1}
+    assert records.merge(lines, tmp_path / "elsewhere") == 3
 
 
 # Completeness against a grid.

@@ -99,7 +99,12 @@ def kill_in_mid_epoch(config: RunConfig, path: Path) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("config", [MLP, SPEEDNET, TRACKED], ids=["mlp", "speednet in bf16", "tracked strength"])
+RESNET = SPEEDNET.replace(model="resnet18", width=4, loss="noised_topk_hinge", loss_options={}, low_resolution=None,
+                          strength_schedule="constant")
+
+
+@pytest.mark.parametrize("config", [MLP, SPEEDNET, SPEEDNET.replace(precision="fp32"), RESNET, TRACKED], ids=[
+    "mlp", "speednet in bf16", "speednet in fp32", "resnet18 and a loss with noise", "tracked strength"])
 def test_a_run_killed_in_mid_epoch_resumes_bit_by_bit(config, uninterrupted, tmp_path):
     path = tmp_path / "run.pt"
     kill_in_mid_epoch(config, path)
@@ -131,6 +136,41 @@ def test_a_run_that_was_asked_to_stop_resumes_bit_by_bit(steps, uninterrupted, t
     assert record.timing["resumed"] == 1
     assert same_weights(model, uninterrupted(SPEEDNET)[1])
     assert content(record) == content(uninterrupted(SPEEDNET)[0])
+
+
+def forget_momentum(content):
+    for state in content["optimizer"]["state"].values():
+        state["momentum_buffer"].zero_()
+
+
+def forget_statistics(content):
+    for name, value in content["model"].items():
+        if "running_" in name:
+            value.copy_(1.0 if "var" in name else 0.0)
+
+
+def forget_tracked(content):
+    content["state"]["tracked"].zero_()
+
+
+def forget_a_step(content):
+    content["state"]["step"] -= 1
+
+
+@pytest.mark.parametrize("config, forget", [(SPEEDNET, forget_momentum), (SPEEDNET, forget_statistics),
+                                            (TRACKED, forget_tracked), (MLP, forget_a_step)])
+def test_every_part_of_a_checkpoint_is_needed(config, forget, uninterrupted, tmp_path):
+    """So that the tests above could have failed. There is no state of a generator in it: nothing draws from one."""
+    path = tmp_path / "run.pt"
+    with pytest.raises(train.TrainingInterruptedError):
+        run(config, checkpoint=path, stop=stop_after(STEPS + 3))
+    saved = torch.load(path, weights_only=True)
+    assert saved.keys() == {"protocol", "run_id", "model", "optimizer", "state"}
+    forget(saved)
+    torch.save(saved, path)
+    record, model = run(config, checkpoint=path)
+    expected_record, expected_model = uninterrupted(config)
+    assert not same_weights(model, expected_model) and content(record) != content(expected_record)
 
 
 def test_the_same_configuration_twice_gives_the_same_record(uninterrupted):

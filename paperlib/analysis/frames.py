@@ -318,12 +318,20 @@ def status(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
 def environments(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
     """Versions, device and code that the runs were made with: one row for each combination.
 
-    Columns: grid, those of a record's environment, commit, dirty, runs (count), first, last (dates, UTC).
+    Columns: grid, those of a record's environment, how steps ran as "engine", commit, dirty, runs (count), first,
+    last (dates, UTC).
     """
-    keys = ("python", "torch", "torchvision", "numpy", "paperlib", "device", "threads", "cpu_capability", "platform")
-    rows = [{"grid": name, **{key: record.environment[key] for key in keys},
+    keys = ("python", "torch", "torchvision", "numpy", "paperlib", "device", "threads", "cpu_capability", "platform",
+            "engine")
+    rows = [{"grid": name, **{key: record.environment[key] for key in keys[:-1]}, "engine": _engine(record),
              "commit": record.code["commit"], "dirty": record.code["dirty"], "date": record.timing["finished"][:10]}
             for name in (grids.names() if grid_names is None else grid_names) for _, record in present(name)]
     frame = pd.DataFrame(rows, columns=["grid", *keys, "commit", "dirty", "date"])
     groups = frame.groupby(["grid", *keys, "commit", "dirty"], sort=False, dropna=False)["date"]
     return groups.agg(runs="size", first="min", last="max").reset_index()
+
+
+def _engine(record: Record) -> str:
+    """How the run's steps ran; the oldest records do not say, and ran eagerly."""
+    names = {"compiled": "compiled", "cuda_graphs": "CUDA graphs", "deterministic": "deterministic"}
+    return ", ".join(name for key, name in names.items() if record.environment.get(key)) or "eager"

@@ -6,14 +6,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from paperlib.models.densenet import DenseNet
 from paperlib.models.mlp import MLP
 from paperlib.models.resnet import ResNet18
 from paperlib.models.speednet import SpeedNet
+from paperlib.models.wrn import WideResNet
 
-__all__ = ["MLP", "MODELS", "ResNet18", "SpeedNet", "build", "prepare"]
+__all__ = ["MLP", "MODELS", "DenseNet", "ResNet18", "SpeedNet", "WideResNet", "build", "prepare"]
 
 #: Models by name: ``(input_shape, num_classes, width, depth) -> Module`` with logits (B, C) as output.
-MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "resnet18": ResNet18, "speednet": SpeedNet}
+MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "resnet18": ResNet18, "wrn": WideResNet,
+                                             "densenet": DenseNet, "speednet": SpeedNet}
 
 
 def build(name: str, input_shape: tuple[int, ...], num_classes: int, *, width: int | None = None,

@@ -27,6 +27,15 @@ def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
 
 
+def he_initialise(model: nn.Module) -> None:
+    """Convolutions from a normal distribution whose variance is 2 over their outputs' fan, the head's bias at 0."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 def reject(model: str, **given: Any) -> None:
     """Refuse settings that a model does not have, instead of ignoring them."""
     for name, value in given.items():
