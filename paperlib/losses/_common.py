@@ -1,6 +1,5 @@
 """What every loss shares: checks, scores laid out as rows, derivatives without a tape, the one place that reduces."""
 
-import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,13 +67,17 @@ class Batch:
             bounded: whether no entry of the derivative comes near the dtype's largest number.
             weighted: whether its values carry their class weights already.
         """
-        shares = self._shares(weighted)
-        result = WithDerivative.apply(definition, bounded, shares, self.logits, self.labels, tensors)[0]
+        result = self._apply(definition, bounded, self._shares(weighted), tensors)
         return result.reshape(self.shape) if self.reduction == "none" else result
 
     def each(self, definition: Definition) -> Tensor:
         """As :meth:`loss`, one for each row, (rows,), not yet weighed."""
-        return WithDerivative.apply(definition, True, Shares(), self.logits, self.labels, ())[0]
+        return self._apply(definition, True, Shares(), ())
+
+    def _apply(self, definition: Definition, bounded: bool, shares: "Shares", tensors: tuple[Tensor | None, ...]) -> Tensor:
+        transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        function = WithDerivative if transformed else EagerWithDerivative
+        return function.apply(definition, bounded, shares, self.logits, self.labels, tensors)[0]
 
     def reduce(self, values: Tensor) -> Tensor:
         """Weigh and reduce losses (rows,) of ordinary autograd; a masked label costs +inf and gives no gradient."""
@@ -166,6 +169,17 @@ class WithDerivative(torch.autograd.Function):
         return None, None, None, product, None, None
 
 
+class EagerWithDerivative(torch.autograd.Function):
+    """The same in the form that torch calls faster, which ``torch.func`` has no rules for."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        output = WithDerivative.forward(*inputs)
+        WithDerivative.setup_context(ctx, inputs, output)
+        return output
+
+    backward = staticmethod(WithDerivative.backward)
+
 
 class Reduce(torch.autograd.Function):
     """:meth:`Shares.reduce` for losses that autograd differentiates."""
@@ -187,10 +201,6 @@ class Reduce(torch.autograd.Function):
         share, total = ctx.saved_tensors
         return Shares(share, ctx.count if total is None else total).spread(grad).expand(ctx.rows), None
 
-
-
-# torch binds the arguments of such functions by their signature, anew at each call unless it finds it stored.
-WithDerivative.forward.__signature__ = inspect.signature(WithDerivative.forward)  # type: ignore[attr-defined]
 
 
 class Saturate(torch.autograd.Function):
@@ -217,9 +227,10 @@ def largest(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The ``count`` largest entries of each row in descending order and where they are, both (rows, count).
 
     As ``torch.topk``. On a CPU that compares entry by entry, at the mercy of the branch predictor, and costs several
-    times a softmax: there, a few maxima in single precision are found by operations that run along memory.
+    times a softmax: there, single precision is sorted by numpy, which has no branches in rows of up to 128.
     """
-    if rows.device.type != "cpu" or rows.dtype != torch.float32 or count > 16 or not is_plain(rows):
+    length = rows.shape[1]
+    if rows.device.type != "cpu" or rows.dtype != torch.float32 or 128 < length < 16 * count or not is_plain(rows):
         values, places = rows.topk(count, dim=1)
         return values, places
     with torch.no_grad():
@@ -228,38 +239,33 @@ def largest(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _largest_on_cpu(rows: Tensor, count: int) -> Tensor:
-    """Places of the largest entries: first the blocks with the largest maxima, which hold them all, then in these."""
+    """Places of the largest entries: in long rows first the blocks with the largest maxima, which hold them all."""
     length = rows.shape[1]
-    size = min(10, length // (16 * count))
-    if size < 2:
-        return _maxima(rows, count)
+    if length <= 128 or length < 16 * count:
+        return _sorted_on_cpu(rows, count)
+    size = min(10, length // (8 * count))
     blocks = length // size
     # Block b holds the entries b, b + blocks, b + 2 blocks, ...: their maxima are maxima of contiguous rows.
-    chosen = _maxima(rows[:, : size * blocks].unflatten(1, (size, blocks)).amax(dim=1), count)
-    candidates = (chosen.unsqueeze(1) + torch.arange(0, size * blocks, blocks, device=rows.device)[:, None]).flatten(1)
+    chosen = _largest_on_cpu(rows[:, : size * blocks].unflatten(1, (size, blocks)).amax(dim=1), count)
+    candidates = (chosen.unsqueeze(1) + torch.arange(0, size * blocks, blocks)[:, None]).flatten(1)
     if size * blocks < length:
-        rest = torch.arange(size * blocks, length, device=rows.device)
+        rest = torch.arange(size * blocks, length)
         candidates = torch.cat([candidates, rest.expand(len(candidates), -1)], dim=1)
-    return candidates.gather(1, _maxima(rows.gather(1, candidates), count))
+    return candidates.gather(1, _largest_on_cpu(rows.gather(1, candidates), count))
 
 
-def _maxima(rows: Tensor, count: int) -> Tensor:
-    """Places of the largest entries of float32 rows, one after the other.
+def _sorted_on_cpu(rows: Tensor, count: int) -> Tensor:
+    """Places of the largest entries of float32 rows, by sorting them.
 
-    Each number carries its place in those bits of a float64 that no float32 fills: the maximum brings its place along,
-    and no two numbers are equal.
+    Each number carries its place in those bits of a float64 that no float32 fills: the place comes along, and no two
+    numbers are equal.
     """
-    place = torch.arange(rows.shape[1], device=rows.device)
-    mask = torch.full((), 2 ** (rows.shape[1] - 1).bit_length() - 1, device=rows.device)
-    # Infinities have no bits to spare, and next to 0 they make numbers that a processor may flush to 0. Beyond the
-    # float32 on either side both have room.
-    keys = rows.double().clamp_(min=-(2.0**1000))
-    keys = keys.masked_fill_(keys == 0, 2.0**-1000).view(torch.int64).bitwise_or_(place).view(torch.float64)
-    found = []
-    for _ in range(count):
-        found.append(keys.amax(dim=1, keepdim=True).view(torch.int64) & mask)
-        keys.scatter_(1, found[-1], -math.inf)
-    return torch.cat(found, dim=1)
+    # Minus infinity has no bits to spare, and next to 0 they make numbers that a processor may flush to 0: beyond the
+    # float32 on either side both have room. The sum changes nothing but 0.
+    keys = rows.double().clamp_(min=-(2.0**1000)).add_(2.0**-1000)
+    bits = keys.view(torch.int64).bitwise_or_(torch.arange(rows.shape[1]))
+    keys.numpy().sort(axis=1)
+    return bits[:, -count:].flip(1).bitwise_and_(2 ** (rows.shape[1] - 1).bit_length() - 1)
 
 
 def add_at(values: Tensor, places: Tensor, addend: Tensor) -> Tensor:
@@ -327,7 +333,7 @@ def _check_values(logits: Tensor, labels: Tensor, ignore_index: int, num_classes
         fits = (labels == ignore_index) | ((labels >= 0) & (labels < num_classes))
         torch._assert_async((highest < math.inf) & fits.all())
         return False, False
-    if not highest < math.inf:
+    if not highest.item() < math.inf:
         bad = int((~(logits.detach().amax(dim=1) < math.inf)).sum())
         raise ValueError(f"logits hold NaN or +inf in {bad} of {len(logits)} rows: expected finite scores, "
                          "or -inf for classes to leave out")

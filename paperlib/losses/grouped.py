@@ -94,61 +94,55 @@ def topk_grouped(logits: Tensor, labels: Tensor, *, k: int = 5, weight: Tensor |
 def _transition(logits: Tensor, labels: Tensor, strength: Tensor | None = None, *, k: int, gate: str = "none",
                 tau: float = 1.0, margin: float = 1.0, detach_gate: bool = True,
                 blend: str = "probability") -> tuple[Tensor, Tensor]:
-    """In logarithms, relative to the row's largest score: at -inf the companions, or their weight, add nothing."""
-    lowest, tiny = torch.finfo(logits.dtype).min, torch.finfo(logits.dtype).tiny
+    lowest, steepest = torch.finfo(logits.dtype).min, -math.log(torch.finfo(logits.dtype).tiny)
     y = labels.unsqueeze(1)
     best, top = largest(logits, k + 1)
-    first, outside, beside, top = best[:, :1], best[:, k:], top[:, k:], top[:, :k]
     own = logits.gather(1, y)
-    depth = own - outside
+    depth = own - best[:, k:]
     p = logits.softmax(dim=1)
-    log_z = -p.gather(1, top[:, :1]).log()  # exp(0) / sum is the largest probability
-    # The label's companions in the group, if it is inside. One of them, or the label itself, is the largest: 1.
-    others = (best[:, :k] - first).exp() * ((top != y) & (depth > 0))
+    members = p.gather(1, top[:, :k])
+    # To full precision where p_y underflows: the largest probability is exp(0) / sum.
+    log_own = (own - best[:, :1]).clamp(min=lowest) + members[:, :1].log()
+    others = members * (top[:, :k] != y)  # the label's companions, if it is in the group
     total = others.sum(dim=1, keepdim=True)
-    alone = total == 0
-    log_total = (total + alone).log().masked_fill(alone, -math.inf)
-    own = (own - first).clamp(min=lowest)
-    depth = depth.clamp(min=tiny)
-    if detach_gate:
-        depth = depth.detach()
-    log_w = _log_gate(depth, gate, tau, margin)
+    w = _gate(depth.detach() if detach_gate else depth, gate, tau, margin)
     if strength is not None:
-        log_w = log_w + strength.log()
-    group = torch.logaddexp(own, log_total if blend == "loss" else log_total + log_w)
-    pull, others_pull = (own - group).exp(), -group
+        w = w * strength
+    group = torch.logaddexp(log_own, _log(total) if blend == "loss" else _log(w * total))
+    pull, scale = (log_own - group).exp(), (-group).clamp(max=steepest).exp()
+    values = -group
     if blend == "loss":
-        w = log_w.exp()
-        values = log_z - (1 - w) * own - w * group
-        pull, others_pull = w * pull + (1 - w), w * others_pull.clamp(max=0.0).exp()
-    else:
-        values = log_z - group
-        others_pull = (log_w + others_pull).clamp(max=0.0).exp()
-    derivative = add_at(p, torch.cat([y, top], dim=1), torch.cat([-pull, others * -others_pull], dim=1))
+        values, pull = -torch.lerp(log_own, group, w), torch.lerp(torch.ones_like(pull), pull, w)
+    derivative = add_at(add_at(p, y, -pull), top[:, :k], others * (w * -scale))
     if not detach_gate:
         log_rate = _log_gate_rate(depth, gate, tau, margin)
         if strength is not None:
             log_rate = log_rate + strength.log()
-        opening = log_rate.exp() * (own - group) if blend == "loss" else -(log_total - group + log_rate).exp()
+        opening = log_rate.exp() * (log_own - group) if blend == "loss" else -(_log(total) - group + log_rate).exp()
         opening = opening.clamp(min=lowest)
-        edges = torch.cat([y, beside], dim=1)
-        derivative = add_at(derivative, edges, torch.cat([opening, -opening], dim=1))
+        derivative = add_at(derivative, torch.cat([y, top[:, k:]], dim=1), torch.cat([opening, -opening], dim=1))
     return values.squeeze(1).clamp(min=0.0), derivative
 
 
-def _log_gate(depth: Tensor, gate: str, tau: float, margin: float) -> Tensor:
-    """Log of g at a distance of ``depth`` > 0 from the boundary."""
+def _log(values: Tensor) -> Tensor:
+    """Logarithm of numbers >= 0 that keeps derivatives finite at 0."""
+    nothing = values == 0
+    return (values + nothing).log().masked_fill(nothing, -math.inf)
+
+
+def _gate(depth: Tensor, gate: str, tau: float, margin: float) -> Tensor:
+    """The gate g at a distance of ``depth`` from the boundary, 0 outside."""
     if gate == "ratio":
-        return (-torch.expm1(depth * (-1 / tau))).log()
-    return (depth / margin).clamp(max=1.0).log() if gate == "linear" else torch.zeros_like(depth)
+        return -torch.expm1(depth.clamp(min=0.0) * (-1 / tau))
+    return (depth / margin).clamp(0.0, 1.0) if gate == "linear" else (depth > 0).to(depth.dtype)
 
 
 def _log_gate_rate(depth: Tensor, gate: str, tau: float, margin: float) -> Tensor:
     """Log of dg / d depth."""
     if gate == "ratio":
-        return depth * (-1 / tau) - math.log(tau)
-    shut = depth >= margin if gate == "linear" else torch.ones_like(depth, dtype=torch.bool)
-    return torch.full_like(depth, -math.log(margin)).masked_fill(shut, -math.inf)
+        return (depth * (-1 / tau) - math.log(tau)).masked_fill(depth <= 0, -math.inf)
+    level = (depth <= 0) | (depth >= margin) if gate == "linear" else torch.ones_like(depth, dtype=torch.bool)
+    return torch.full_like(depth, -math.log(margin)).masked_fill(level, -math.inf)
 
 
 def _as_tensor(strength: float | Tensor, like: Tensor) -> Tensor:
