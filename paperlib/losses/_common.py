@@ -75,8 +75,7 @@ class Batch:
         return self._apply(definition, True, Shares(), ())
 
     def _apply(self, definition: Definition, bounded: bool, shares: "Shares", tensors: tuple[Tensor | None, ...]) -> Tensor:
-        transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-        function = WithDerivative if transformed else EagerWithDerivative
+        function = WithDerivative if is_transformed() else EagerWithDerivative
         return function.apply(definition, bounded, shares, self.logits, self.labels, tensors)[0]
 
     def reduce(self, values: Tensor) -> Tensor:
@@ -270,7 +269,7 @@ def _sorted_on_cpu(rows: Tensor, count: int) -> Tensor:
 
 def add_at(values: Tensor, places: Tensor, addend: Tensor) -> Tensor:
     """``values`` with ``addend`` added at ``places`` of its rows: in place where nothing else can notice."""
-    if torch.is_grad_enabled() or not is_plain(values) or not is_plain(places) or not is_plain(addend):
+    if torch.is_grad_enabled() or is_transformed():
         return values.scatter_add(1, places, addend)
     return values.scatter_add_(1, places, addend)
 
@@ -317,6 +316,11 @@ def prepare(logits: Tensor, labels: Tensor, weight: Tensor | None, ignore_index:
         if unused is not None:
             logits = logits.masked_fill(unused.unsqueeze(1), 0.0)
     return Batch(logits, labels, keep, masked, weight, reduction, shape)  # type: ignore[arg-type]
+
+
+def is_transformed() -> bool:
+    """Whether ``torch.compile`` or a ``torch.func`` transform is at work."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def is_plain(tensor: Tensor) -> bool:

@@ -94,40 +94,40 @@ def topk_grouped(logits: Tensor, labels: Tensor, *, k: int = 5, weight: Tensor |
 def _transition(logits: Tensor, labels: Tensor, strength: Tensor | None = None, *, k: int, gate: str = "none",
                 tau: float = 1.0, margin: float = 1.0, detach_gate: bool = True,
                 blend: str = "probability") -> tuple[Tensor, Tensor]:
-    lowest, steepest = torch.finfo(logits.dtype).min, -math.log(torch.finfo(logits.dtype).tiny)
+    lowest, tiny = torch.finfo(logits.dtype).min, torch.finfo(logits.dtype).tiny
     y = labels.unsqueeze(1)
     best, top = largest(logits, k + 1)
+    group = top[:, :k]
     own = logits.gather(1, y)
     depth = own - best[:, k:]
     p = logits.softmax(dim=1)
-    members = p.gather(1, top[:, :k])
+    p_y, members = p.gather(1, y), p.gather(1, group)
     # To full precision where p_y underflows: the largest probability is exp(0) / sum.
-    log_own = (own - best[:, :1]).clamp(min=lowest) + members[:, :1].log()
-    others = members * (top[:, :k] != y)  # the label's companions, if it is in the group
+    log_p_y = (own - best[:, :1]).clamp(min=lowest) + members[:, :1].log()
+    others = members * (group != y)  # the label's companions, if it is in the group
     total = others.sum(dim=1, keepdim=True)
     w = _gate(depth.detach() if detach_gate else depth, gate, tau, margin)
     if strength is not None:
         w = w * strength
-    group = torch.logaddexp(log_own, _log(total) if blend == "loss" else _log(w * total))
-    pull, scale = (log_own - group).exp(), (-group).clamp(max=steepest).exp()
-    values = -group
+    mixed = total if blend == "loss" else w * total
+    mass = (p_y + mixed).clamp(min=tiny)
+    rate = w / mass
     if blend == "loss":
-        values, pull = -torch.lerp(log_own, group, w), torch.lerp(torch.ones_like(pull), pull, w)
-    derivative = add_at(add_at(p, y, -pull), top[:, :k], others * (w * -scale))
+        values = torch.lerp(log_p_y, mass.log(), w)
+    else:
+        values = torch.where(mixed > 0, mass.log(), log_p_y)
+    derivative = add_at(add_at(p, y, total * rate - 1), group, others * -rate)
     if not detach_gate:
-        log_rate = _log_gate_rate(depth, gate, tau, margin)
+        log_slope = _log_gate_slope(depth, gate, tau, margin)
         if strength is not None:
-            log_rate = log_rate + strength.log()
-        opening = log_rate.exp() * (log_own - group) if blend == "loss" else -(_log(total) - group + log_rate).exp()
+            log_slope = log_slope + strength.log()
+        if blend == "loss":
+            opening = log_slope.exp() * (log_p_y - mass.log())
+        else:
+            opening = -total * (log_slope - mass.log()).exp()
         opening = opening.clamp(min=lowest)
         derivative = add_at(derivative, torch.cat([y, top[:, k:]], dim=1), torch.cat([opening, -opening], dim=1))
-    return values.squeeze(1).clamp(min=0.0), derivative
-
-
-def _log(values: Tensor) -> Tensor:
-    """Logarithm of numbers >= 0 that keeps derivatives finite at 0."""
-    nothing = values == 0
-    return (values + nothing).log().masked_fill(nothing, -math.inf)
+    return values.squeeze(1).neg().clamp(min=0.0), derivative
 
 
 def _gate(depth: Tensor, gate: str, tau: float, margin: float) -> Tensor:
@@ -137,7 +137,7 @@ def _gate(depth: Tensor, gate: str, tau: float, margin: float) -> Tensor:
     return (depth / margin).clamp(0.0, 1.0) if gate == "linear" else (depth > 0).to(depth.dtype)
 
 
-def _log_gate_rate(depth: Tensor, gate: str, tau: float, margin: float) -> Tensor:
+def _log_gate_slope(depth: Tensor, gate: str, tau: float, margin: float) -> Tensor:
     """Log of dg / d depth."""
     if gate == "ratio":
         return (depth * (-1 / tau) - math.log(tau)).masked_fill(depth <= 0, -math.inf)
