@@ -232,8 +232,7 @@ def largest(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if rows.device.type != "cpu" or rows.dtype != torch.float32 or 128 < length < 16 * count or not is_plain(rows):
         values, places = rows.topk(count, dim=1)
         return values, places
-    with torch.no_grad():
-        places = _largest_on_cpu(rows, count)
+    places = _largest_on_cpu(rows.detach(), count)
     return rows.gather(1, places), places
 
 
@@ -256,15 +255,15 @@ def _largest_on_cpu(rows: Tensor, count: int) -> Tensor:
 def _sorted_on_cpu(rows: Tensor, count: int) -> Tensor:
     """Places of the largest entries of float32 rows, by sorting them.
 
-    Each number carries its place in those bits of a float64 that no float32 fills: the place comes along, and no two
-    numbers are equal.
+    The bits of a float32, all but the sign turned over where it is negative, are an integer of the same order. The
+    place stands below them: it comes along, and no two numbers are equal.
     """
-    # Minus infinity has no bits to spare, and next to 0 they make numbers that a processor may flush to 0: beyond the
-    # float32 on either side both have room. The sum changes nothing but 0.
-    keys = rows.double().clamp_(min=-(2.0**1000)).add_(2.0**-1000)
-    bits = keys.view(torch.int64).bitwise_or_(torch.arange(rows.shape[1]))
-    keys.numpy().sort(axis=1)
-    return bits[:, -count:].flip(1).bitwise_and_(2 ** (rows.shape[1] - 1).bit_length() - 1)
+    bits = rows.numpy().view(np.int32)
+    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)
+    keys <<= 32
+    keys |= np.arange(rows.shape[1])
+    keys.sort(axis=1)
+    return torch.from_numpy(keys[:, : -count - 1 : -1] & 0xFFFFFFFF)
 
 
 def add_at(values: Tensor, places: Tensor, addend: Tensor) -> Tensor:
@@ -305,12 +304,12 @@ def prepare(logits: Tensor, labels: Tensor, weight: Tensor | None, ignore_index:
         weight = weight.to(logits.dtype)
     keep = masked = None
     if len(labels):
-        ordinary, unmasked = _check_values(logits, labels, ignore_index, num_classes)
-        if not ordinary:
+        if not _check_values(logits, labels, ignore_index, num_classes):
             keep = labels != ignore_index
             labels = torch.where(keep & (labels >= 0) & (labels < num_classes), labels, 0)
-        if not unmasked:
-            masked = logits.detach().gather(1, labels.unsqueeze(1)).squeeze(1) == -math.inf
+        own = logits.detach().gather(1, labels.unsqueeze(1))
+        if own.device.type != "cpu" or not is_plain(own) or own.amin().item() == -math.inf:
+            masked = own.squeeze(1) == -math.inf
             masked = masked if keep is None else masked & keep
         unused = masked if keep is None else ~keep if masked is None else masked | ~keep
         if unused is not None:
@@ -328,28 +327,27 @@ def is_plain(tensor: Tensor) -> bool:
     return not torch.compiler.is_compiling() and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
-def _check_values(logits: Tensor, labels: Tensor, ignore_index: int, num_classes: int) -> tuple[bool, bool]:
-    """Refuse logits and labels without meaning; returns whether all labels are known to count, all logits finite."""
+def _check_values(logits: Tensor, labels: Tensor, ignore_index: int, num_classes: int) -> bool:
+    """Refuse logits and labels without meaning; returns whether all labels are known to count."""
     if not is_plain(logits) or not is_plain(labels) or logits.device.type == "meta":
-        return False, False
+        return False
     highest = logits.detach().amax()  # NaN and +inf both fail the comparison
     if logits.device.type == "cuda":
         fits = (labels == ignore_index) | ((labels >= 0) & (labels < num_classes))
         torch._assert_async((highest < math.inf) & fits.all())
-        return False, False
+        return False
     if not highest.item() < math.inf:
         bad = int((~(logits.detach().amax(dim=1) < math.inf)).sum())
         raise ValueError(f"logits hold NaN or +inf in {bad} of {len(logits)} rows: expected finite scores, "
                          "or -inf for classes to leave out")
-    unmasked = bool(logits.detach().amin() > -math.inf)
-    low, high = (int(bound) for bound in labels.aminmax())
+    low, high = (bound.item() for bound in labels.aminmax())
     if low >= 0 and high < num_classes:
-        return not low <= ignore_index <= high, unmasked
+        return not low <= ignore_index <= high
     wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= num_classes))]
     if len(wrong):
         raise ValueError(f"labels hold {int(wrong[0])}: expected class numbers in 0..{num_classes - 1}, "
                          "or ignore_index")
-    return False, unmasked
+    return False
 
 
 def check_k(k: Any, num_classes: int) -> None:

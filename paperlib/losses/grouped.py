@@ -74,7 +74,8 @@ def topk_transition(logits: Tensor, labels: Tensor, *, k: int = 5, gate: Gate = 
         raise ValueError(f"detach_gate={detach_gate!r}: expected True or False")
     batch = prepare(logits, labels, weight, ignore_index, reduction, k)
     definition = partial(_transition, k=k, gate=gate, tau=tau, margin=margin, detach_gate=detach_gate, blend=blend)
-    return batch.loss(definition, _as_tensor(strength, batch.logits), bounded=detach_gate)
+    times = None if isinstance(strength, (int, float)) and strength == 1 else _as_tensor(strength, batch.logits)
+    return batch.loss(definition, times, bounded=detach_gate)
 
 
 def topk_grouped(logits: Tensor, labels: Tensor, *, k: int = 5, weight: Tensor | None = None,
@@ -103,7 +104,7 @@ def _transition(logits: Tensor, labels: Tensor, strength: Tensor | None = None, 
     p = logits.softmax(dim=1)
     p_y, members = p.gather(1, y), p.gather(1, group)
     # To full precision where p_y underflows: the largest probability is exp(0) / sum.
-    log_p_y = (own - best[:, :1]).clamp(min=lowest) + members[:, :1].log()
+    log_p_y = own - best[:, :1] + members[:, :1].log()
     others = members * (group != y)  # the label's companions, if it is in the group
     total = others.sum(dim=1, keepdim=True)
     w = _gate(depth.detach() if detach_gate else depth, gate, tau, margin)
@@ -113,6 +114,7 @@ def _transition(logits: Tensor, labels: Tensor, strength: Tensor | None = None, 
     mass = (p_y + mixed).clamp(min=tiny)
     rate = w / mass
     if blend == "loss":
+        log_p_y = log_p_y.clamp(min=lowest)
         values = torch.lerp(log_p_y, mass.log(), w)
     else:
         values = torch.where(mixed > 0, mass.log(), log_p_y)
