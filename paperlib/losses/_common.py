@@ -1,6 +1,5 @@
 """What every loss shares: checks, scores laid out as rows, derivatives without a tape, the one place that reduces."""
 
-import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,13 +67,16 @@ class Batch:
             bounded: whether no entry of the derivative comes near the dtype's largest number.
             weighted: whether its values carry their class weights already.
         """
-        shares = self._shares(weighted)
-        result = WithDerivative.apply(definition, bounded, shares, self.logits, self.labels, tensors)[0]
+        result = self._apply(definition, bounded, self._shares(weighted), tensors)
         return result.reshape(self.shape) if self.reduction == "none" else result
 
     def each(self, definition: Definition) -> Tensor:
         """As :meth:`loss`, one for each row, (rows,), not yet weighed."""
-        return WithDerivative.apply(definition, True, Shares(), self.logits, self.labels, ())[0]
+        return self._apply(definition, True, Shares(), ())
+
+    def _apply(self, definition: Definition, bounded: bool, shares: "Shares", tensors: tuple[Tensor | None, ...]) -> Tensor:
+        function = WithDerivative if is_transformed() else EagerWithDerivative
+        return function.apply(definition, bounded, shares, self.logits, self.labels, tensors)[0]
 
     def reduce(self, values: Tensor) -> Tensor:
         """Weigh and reduce losses (rows,) of ordinary autograd; a masked label costs +inf and gives no gradient."""
@@ -166,6 +168,17 @@ class WithDerivative(torch.autograd.Function):
         return None, None, None, product, None, None
 
 
+class EagerWithDerivative(torch.autograd.Function):
+    """The same in the form that torch calls faster, which ``torch.func`` has no rules for."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        output = WithDerivative.forward(*inputs)
+        WithDerivative.setup_context(ctx, inputs, output)
+        return output
+
+    backward = staticmethod(WithDerivative.backward)
+
 
 class Reduce(torch.autograd.Function):
     """:meth:`Shares.reduce` for losses that autograd differentiates."""
@@ -187,10 +200,6 @@ class Reduce(torch.autograd.Function):
         share, total = ctx.saved_tensors
         return Shares(share, ctx.count if total is None else total).spread(grad).expand(ctx.rows), None
 
-
-
-# torch binds the arguments of such functions by their signature, anew at each call unless it finds it stored.
-WithDerivative.forward.__signature__ = inspect.signature(WithDerivative.forward)  # type: ignore[attr-defined]
 
 
 class Saturate(torch.autograd.Function):
@@ -217,54 +226,49 @@ def largest(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The ``count`` largest entries of each row in descending order and where they are, both (rows, count).
 
     As ``torch.topk``. On a CPU that compares entry by entry, at the mercy of the branch predictor, and costs several
-    times a softmax: there, a few maxima in single precision are found by operations that run along memory.
+    times a softmax: there, single precision is sorted by numpy, which has no branches in rows of up to 128.
     """
-    if rows.device.type != "cpu" or rows.dtype != torch.float32 or count > 16 or not is_plain(rows):
+    length = rows.shape[1]
+    if rows.device.type != "cpu" or rows.dtype != torch.float32 or 128 < length < 16 * count or not is_plain(rows):
         values, places = rows.topk(count, dim=1)
         return values, places
-    with torch.no_grad():
-        places = _largest_on_cpu(rows, count)
+    places = _largest_on_cpu(rows.detach(), count)
     return rows.gather(1, places), places
 
 
 def _largest_on_cpu(rows: Tensor, count: int) -> Tensor:
-    """Places of the largest entries: first the blocks with the largest maxima, which hold them all, then in these."""
+    """Places of the largest entries: in long rows first the blocks with the largest maxima, which hold them all."""
     length = rows.shape[1]
-    size = min(10, length // (16 * count))
-    if size < 2:
-        return _maxima(rows, count)
+    if length <= 128 or length < 16 * count:
+        return _sorted_on_cpu(rows, count)
+    size = min(10, length // (8 * count))
     blocks = length // size
     # Block b holds the entries b, b + blocks, b + 2 blocks, ...: their maxima are maxima of contiguous rows.
-    chosen = _maxima(rows[:, : size * blocks].unflatten(1, (size, blocks)).amax(dim=1), count)
-    candidates = (chosen.unsqueeze(1) + torch.arange(0, size * blocks, blocks, device=rows.device)[:, None]).flatten(1)
+    chosen = _largest_on_cpu(rows[:, : size * blocks].unflatten(1, (size, blocks)).amax(dim=1), count)
+    candidates = (chosen.unsqueeze(1) + torch.arange(0, size * blocks, blocks)[:, None]).flatten(1)
     if size * blocks < length:
-        rest = torch.arange(size * blocks, length, device=rows.device)
+        rest = torch.arange(size * blocks, length)
         candidates = torch.cat([candidates, rest.expand(len(candidates), -1)], dim=1)
-    return candidates.gather(1, _maxima(rows.gather(1, candidates), count))
+    return candidates.gather(1, _largest_on_cpu(rows.gather(1, candidates), count))
 
 
-def _maxima(rows: Tensor, count: int) -> Tensor:
-    """Places of the largest entries of float32 rows, one after the other.
+def _sorted_on_cpu(rows: Tensor, count: int) -> Tensor:
+    """Places of the largest entries of float32 rows, by sorting them.
 
-    Each number carries its place in those bits of a float64 that no float32 fills: the maximum brings its place along,
-    and no two numbers are equal.
+    The bits of a float32, all but the sign turned over where it is negative, are an integer of the same order. The
+    place stands below them: it comes along, and no two numbers are equal.
     """
-    place = torch.arange(rows.shape[1], device=rows.device)
-    mask = torch.full((), 2 ** (rows.shape[1] - 1).bit_length() - 1, device=rows.device)
-    # Infinities have no bits to spare, and next to 0 they make numbers that a processor may flush to 0. Beyond the
-    # float32 on either side both have room.
-    keys = rows.double().clamp_(min=-(2.0**1000))
-    keys = keys.masked_fill_(keys == 0, 2.0**-1000).view(torch.int64).bitwise_or_(place).view(torch.float64)
-    found = []
-    for _ in range(count):
-        found.append(keys.amax(dim=1, keepdim=True).view(torch.int64) & mask)
-        keys.scatter_(1, found[-1], -math.inf)
-    return torch.cat(found, dim=1)
+    bits = rows.numpy().view(np.int32)
+    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)
+    keys <<= 32
+    keys |= np.arange(rows.shape[1])
+    keys.sort(axis=1)
+    return torch.from_numpy(keys[:, : -count - 1 : -1] & 0xFFFFFFFF)
 
 
 def add_at(values: Tensor, places: Tensor, addend: Tensor) -> Tensor:
     """``values`` with ``addend`` added at ``places`` of its rows: in place where nothing else can notice."""
-    if torch.is_grad_enabled() or not is_plain(values) or not is_plain(places) or not is_plain(addend):
+    if torch.is_grad_enabled() or is_transformed():
         return values.scatter_add(1, places, addend)
     return values.scatter_add_(1, places, addend)
 
@@ -300,12 +304,12 @@ def prepare(logits: Tensor, labels: Tensor, weight: Tensor | None, ignore_index:
         weight = weight.to(logits.dtype)
     keep = masked = None
     if len(labels):
-        ordinary, unmasked = _check_values(logits, labels, ignore_index, num_classes)
-        if not ordinary:
+        if not _check_values(logits, labels, ignore_index, num_classes):
             keep = labels != ignore_index
             labels = torch.where(keep & (labels >= 0) & (labels < num_classes), labels, 0)
-        if not unmasked:
-            masked = logits.detach().gather(1, labels.unsqueeze(1)).squeeze(1) == -math.inf
+        own = logits.detach().gather(1, labels.unsqueeze(1))
+        if own.device.type != "cpu" or not is_plain(own) or own.amin().item() == -math.inf:
+            masked = own.squeeze(1) == -math.inf
             masked = masked if keep is None else masked & keep
         unused = masked if keep is None else ~keep if masked is None else masked | ~keep
         if unused is not None:
@@ -313,33 +317,37 @@ def prepare(logits: Tensor, labels: Tensor, weight: Tensor | None, ignore_index:
     return Batch(logits, labels, keep, masked, weight, reduction, shape)  # type: ignore[arg-type]
 
 
+def is_transformed() -> bool:
+    """Whether ``torch.compile`` or a ``torch.func`` transform is at work."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
 def is_plain(tensor: Tensor) -> bool:
     """Whether values can be looked at: neither under ``torch.compile`` nor wrapped by ``torch.func``."""
     return not torch.compiler.is_compiling() and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
-def _check_values(logits: Tensor, labels: Tensor, ignore_index: int, num_classes: int) -> tuple[bool, bool]:
-    """Refuse logits and labels without meaning; returns whether all labels are known to count, all logits finite."""
+def _check_values(logits: Tensor, labels: Tensor, ignore_index: int, num_classes: int) -> bool:
+    """Refuse logits and labels without meaning; returns whether all labels are known to count."""
     if not is_plain(logits) or not is_plain(labels) or logits.device.type == "meta":
-        return False, False
+        return False
     highest = logits.detach().amax()  # NaN and +inf both fail the comparison
     if logits.device.type == "cuda":
         fits = (labels == ignore_index) | ((labels >= 0) & (labels < num_classes))
         torch._assert_async((highest < math.inf) & fits.all())
-        return False, False
-    if not highest < math.inf:
+        return False
+    if not highest.item() < math.inf:
         bad = int((~(logits.detach().amax(dim=1) < math.inf)).sum())
         raise ValueError(f"logits hold NaN or +inf in {bad} of {len(logits)} rows: expected finite scores, "
                          "or -inf for classes to leave out")
-    unmasked = bool(logits.detach().amin() > -math.inf)
-    low, high = (int(bound) for bound in labels.aminmax())
+    low, high = (bound.item() for bound in labels.aminmax())
     if low >= 0 and high < num_classes:
-        return not low <= ignore_index <= high, unmasked
+        return not low <= ignore_index <= high
     wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= num_classes))]
     if len(wrong):
         raise ValueError(f"labels hold {int(wrong[0])}: expected class numbers in 0..{num_classes - 1}, "
                          "or ignore_index")
-    return False, unmasked
+    return False
 
 
 def check_k(k: Any, num_classes: int) -> None:

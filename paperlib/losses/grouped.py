@@ -74,7 +74,8 @@ def topk_transition(logits: Tensor, labels: Tensor, *, k: int = 5, gate: Gate = 
         raise ValueError(f"detach_gate={detach_gate!r}: expected True or False")
     batch = prepare(logits, labels, weight, ignore_index, reduction, k)
     definition = partial(_transition, k=k, gate=gate, tau=tau, margin=margin, detach_gate=detach_gate, blend=blend)
-    return batch.loss(definition, _as_tensor(strength, batch.logits), bounded=detach_gate)
+    times = None if isinstance(strength, (int, float)) and strength == 1 else _as_tensor(strength, batch.logits)
+    return batch.loss(definition, times, bounded=detach_gate)
 
 
 def topk_grouped(logits: Tensor, labels: Tensor, *, k: int = 5, weight: Tensor | None = None,
@@ -94,61 +95,56 @@ def topk_grouped(logits: Tensor, labels: Tensor, *, k: int = 5, weight: Tensor |
 def _transition(logits: Tensor, labels: Tensor, strength: Tensor | None = None, *, k: int, gate: str = "none",
                 tau: float = 1.0, margin: float = 1.0, detach_gate: bool = True,
                 blend: str = "probability") -> tuple[Tensor, Tensor]:
-    """In logarithms, relative to the row's largest score: at -inf the companions, or their weight, add nothing."""
     lowest, tiny = torch.finfo(logits.dtype).min, torch.finfo(logits.dtype).tiny
     y = labels.unsqueeze(1)
     best, top = largest(logits, k + 1)
-    first, outside, beside, top = best[:, :1], best[:, k:], top[:, k:], top[:, :k]
+    group = top[:, :k]
     own = logits.gather(1, y)
-    depth = own - outside
+    depth = own - best[:, k:]
     p = logits.softmax(dim=1)
-    log_z = -p.gather(1, top[:, :1]).log()  # exp(0) / sum is the largest probability
-    # The label's companions in the group, if it is inside. One of them, or the label itself, is the largest: 1.
-    others = (best[:, :k] - first).exp() * ((top != y) & (depth > 0))
+    p_y, members = p.gather(1, y), p.gather(1, group)
+    # To full precision where p_y underflows: the largest probability is exp(0) / sum.
+    log_p_y = own - best[:, :1] + members[:, :1].log()
+    others = members * (group != y)  # the label's companions, if it is in the group
     total = others.sum(dim=1, keepdim=True)
-    alone = total == 0
-    log_total = (total + alone).log().masked_fill(alone, -math.inf)
-    own = (own - first).clamp(min=lowest)
-    depth = depth.clamp(min=tiny)
-    if detach_gate:
-        depth = depth.detach()
-    log_w = _log_gate(depth, gate, tau, margin)
+    w = _gate(depth.detach() if detach_gate else depth, gate, tau, margin)
     if strength is not None:
-        log_w = log_w + strength.log()
-    group = torch.logaddexp(own, log_total if blend == "loss" else log_total + log_w)
-    pull, others_pull = (own - group).exp(), -group
+        w = w * strength
+    mixed = total if blend == "loss" else w * total
+    mass = (p_y + mixed).clamp(min=tiny)
+    rate = w / mass
     if blend == "loss":
-        w = log_w.exp()
-        values = log_z - (1 - w) * own - w * group
-        pull, others_pull = w * pull + (1 - w), w * others_pull.clamp(max=0.0).exp()
+        log_p_y = log_p_y.clamp(min=lowest)
+        values = torch.lerp(log_p_y, mass.log(), w)
     else:
-        values = log_z - group
-        others_pull = (log_w + others_pull).clamp(max=0.0).exp()
-    derivative = add_at(p, torch.cat([y, top], dim=1), torch.cat([-pull, others * -others_pull], dim=1))
+        values = torch.where(mixed > 0, mass.log(), log_p_y)
+    derivative = add_at(add_at(p, y, total * rate - 1), group, others * -rate)
     if not detach_gate:
-        log_rate = _log_gate_rate(depth, gate, tau, margin)
+        log_slope = _log_gate_slope(depth, gate, tau, margin)
         if strength is not None:
-            log_rate = log_rate + strength.log()
-        opening = log_rate.exp() * (own - group) if blend == "loss" else -(log_total - group + log_rate).exp()
+            log_slope = log_slope + strength.log()
+        if blend == "loss":
+            opening = log_slope.exp() * (log_p_y - mass.log())
+        else:
+            opening = -total * (log_slope - mass.log()).exp()
         opening = opening.clamp(min=lowest)
-        edges = torch.cat([y, beside], dim=1)
-        derivative = add_at(derivative, edges, torch.cat([opening, -opening], dim=1))
-    return values.squeeze(1).clamp(min=0.0), derivative
+        derivative = add_at(derivative, torch.cat([y, top[:, k:]], dim=1), torch.cat([opening, -opening], dim=1))
+    return values.squeeze(1).neg().clamp(min=0.0), derivative
 
 
-def _log_gate(depth: Tensor, gate: str, tau: float, margin: float) -> Tensor:
-    """Log of g at a distance of ``depth`` > 0 from the boundary."""
+def _gate(depth: Tensor, gate: str, tau: float, margin: float) -> Tensor:
+    """The gate g at a distance of ``depth`` from the boundary, 0 outside."""
     if gate == "ratio":
-        return (-torch.expm1(depth * (-1 / tau))).log()
-    return (depth / margin).clamp(max=1.0).log() if gate == "linear" else torch.zeros_like(depth)
+        return -torch.expm1(depth.clamp(min=0.0) * (-1 / tau))
+    return (depth / margin).clamp(0.0, 1.0) if gate == "linear" else (depth > 0).to(depth.dtype)
 
 
-def _log_gate_rate(depth: Tensor, gate: str, tau: float, margin: float) -> Tensor:
+def _log_gate_slope(depth: Tensor, gate: str, tau: float, margin: float) -> Tensor:
     """Log of dg / d depth."""
     if gate == "ratio":
-        return depth * (-1 / tau) - math.log(tau)
-    shut = depth >= margin if gate == "linear" else torch.ones_like(depth, dtype=torch.bool)
-    return torch.full_like(depth, -math.log(margin)).masked_fill(shut, -math.inf)
+        return (depth * (-1 / tau) - math.log(tau)).masked_fill(depth <= 0, -math.inf)
+    level = (depth <= 0) | (depth >= margin) if gate == "linear" else torch.ones_like(depth, dtype=torch.bool)
+    return torch.full_like(depth, -math.log(margin)).masked_fill(level, -math.inf)
 
 
 def _as_tensor(strength: float | Tensor, like: Tensor) -> Tensor:

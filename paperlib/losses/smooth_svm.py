@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from paperlib.losses._common import LossSpec, Reduction, check_number, check_scale, competitors, is_plain, prepare
+from paperlib.losses._common import LossSpec, Reduction, check_number, check_scale, competitors, is_transformed, prepare
 
 
 def smooth_topk_svm(logits: Tensor, labels: Tensor, *, k: int = 5, tau: float = 1.0, margin: float = 1.0,
@@ -85,28 +85,36 @@ def _log_ratio(d: Tensor, k: int) -> tuple[Tensor, Tensor]:
     while nodes.shape[1] > 1:
         levels.append(nodes)
         left, right, odd = _pairs(nodes)
-        product = _multiply(left, right, min(2 * len(nodes) - 1, k + 1))
-        padding = odd.new_zeros(len(product) - len(odd), *odd.shape[1:])
-        nodes = torch.cat([product, torch.cat([odd, padding])], dim=1)
+        pairs = left.shape[1]
+        nodes = odd.new_zeros(min(2 * len(nodes) - 1, k + 1), pairs + odd.shape[1], odd.shape[2])
+        _add_products(nodes[:, :pairs], left, right)
+        nodes[: len(odd), pairs:] = odd
     less, more = nodes[k - 1, 0], nodes[k, 0]
 
     slope = torch.cat([torch.zeros_like(nodes[: k - 1, 0]), -1 / less[None], 1 / more[None]]).unsqueeze(1)
     for nodes in reversed(levels):
         left, right, odd = _pairs(nodes)
-        pairs = slope[:, : left.shape[1]]
-        both = torch.stack([_divide(pairs, right, len(left)), _divide(pairs, left, len(right))], dim=2).flatten(1, 2)
-        slope = torch.cat([both, slope[: len(odd), left.shape[1] :]], dim=1)
+        pairs = left.shape[1]
+        down = slope.new_zeros(nodes.shape)
+        for part, other in zip(_pairs(down), (right, left), strict=False):
+            _add_quotients(part, slope[:, :pairs], other)
+        down[:, 2 * pairs :] = slope[: len(odd), pairs:]
+        slope = down
     # Scaling a class's polynomial changes nothing, so either coefficient tells the derivative: the smaller, exactly.
     slope = torch.where(likely, -absent * slope[0], present * slope[1])
     return (more.log() - less.log()).unsqueeze(1) + t, slope.t()
 
 
 def _balance(d: Tensor, k: int) -> Tensor:
-    """The t at which about k - 1/2 classes are expected, (rows, 1); bisection between bounds that hold for any d."""
+    """The t at which about k - 1/2 classes are expected, (rows, 1); bisection between bounds that hold for any d.
+
+    Any t gives the same result: this one keeps the probabilities of k and of k - 1 classes away from 0, for which
+    half a unit is near enough.
+    """
     low, high = d.new_full((len(d), 1), -math.log(2 * k + 1)), d.new_full((len(d), 1), math.log(2 * d.shape[1]))
-    for _ in range(7):
+    for _ in range(4):
         middle = (low + high) / 2
-        many = (d - middle).sigmoid().sum(dim=1, keepdim=True) > k - 0.5
+        many = (d - middle).sigmoid_().sum(dim=1, keepdim=True) > k - 0.5
         low, high = torch.where(many, middle, low), torch.where(many, high, middle)
     return (low + high) / 2
 
@@ -117,30 +125,26 @@ def _pairs(nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return nodes[:, 0:paired:2], nodes[:, 1:paired:2], nodes[:, paired:]
 
 
-def _multiply(left: Tensor, right: Tensor, size: int) -> Tensor:
-    """The lowest ``size`` coefficients of the products of two polynomials."""
-    product = left.new_zeros(size, *left.shape[1:])
-    for degree, coefficient in enumerate(right[:size]):
-        count = min(len(left), size - degree)
-        _add_product(product[degree : degree + count], left[:count], coefficient)
-    return product
+def _add_products(target: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add the products of two polynomials, as many coefficients as ``target`` has."""
+    for degree, coefficient in enumerate(right[: len(target)]):
+        count = min(len(left), len(target) - degree)
+        _add_product(target[degree : degree + count], left[:count], coefficient)
 
 
-def _divide(slope: Tensor, factor: Tensor, size: int) -> Tensor:
-    """The derivative by one factor's ``size`` coefficients, from that by the product's and the other factor."""
-    result = slope.new_zeros(size, *slope.shape[1:])
+def _add_quotients(target: Tensor, slope: Tensor, factor: Tensor) -> None:
+    """Add the derivative by one factor's coefficients, from that by the product's and the other factor."""
     for degree, coefficient in enumerate(factor[: len(slope)]):
-        count = min(size, len(slope) - degree)
-        _add_product(result[:count], slope[degree : degree + count], coefficient)
-    return result
+        count = min(len(target), len(slope) - degree)
+        _add_product(target[:count], slope[degree : degree + count], coefficient)
 
 
 def _add_product(target: Tensor, left: Tensor, right: Tensor) -> None:
     """Add in place; ``torch.func.vmap`` has no rule for the operation that does it at once."""
-    if is_plain(target):
-        target.addcmul_(left, right)
-    else:
+    if is_transformed():
         target += left * right
+    else:
+        target.addcmul_(left, right)
 
 
 SPECS = (LossSpec(smooth_topk_svm, "smooth top-k SVM", "berrada2018smooth"),)
