@@ -71,6 +71,7 @@ def load(name: str | Path) -> Grid:
             for variant, variant_keys in variants.items():
                 keys = {**table.get("base", {}), **setup_keys, **variant_keys, "seed": seed}
                 keys.pop("label", None)
+                keys = {key: None if value == "none" else value for key, value in keys.items()}  # TOML has no null
                 try:
                     config = RunConfig.from_dict(keys)
                 except ValueError as error:
