@@ -20,6 +20,7 @@ class State:
     step: int = 0  #: steps finished in the epoch under way
     sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))  #: loss, top-1, top-k hits
     tracked: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    validation: dict[str, Any] = field(default_factory=dict)  #: for the record; empty until the last epoch is over
     history: list[dict[str, Any]] = field(default_factory=list)
     timing: dict[str, float] = field(default_factory=lambda: {
         "train_seconds": 0.0, "train_cpu_seconds": 0.0, "evaluation_seconds": 0.0, "timed_images": 0,

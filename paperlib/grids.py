@@ -79,6 +79,7 @@ def load(name: str | Path) -> Grid:
                 keys = {**table.get("base", {}), **setup_keys, **variant_keys, "seed": seed}
                 keys.pop("label", None)
                 minutes = _minutes(keys.pop("minutes", None), setup, path)
+                keys = {key: None if value == "none" else value for key, value in keys.items()}  # TOML has no null
                 try:
                     config = RunConfig.from_dict(keys)
                 except ValueError as error:

@@ -20,7 +20,7 @@ from paperlib.data import EvaluationLoader, Normalizer, Splits, TrainLoader
 from paperlib.engine import Engine, Loss
 from paperlib.engine import autocast as engine_autocast
 from paperlib.progress import Progress
-from paperlib.records import SCHEMA, Record, encode_ranks
+from paperlib.records import SCHEMA, Record, decode_ranks, encode_ranks
 from paperlib.seeding import derive, generator
 
 #: Steps after a start, a resume or a recompilation that no rate counts: allocators and kernel caches fill, graphs are
@@ -175,7 +175,7 @@ def trained(config: RunConfig, *, device: torch.device | str | None = None, chec
             data={"checksum": splits.checksum, "train": len(splits.train), "validation": len(splits.validation),
                   "test": len(splits.test), "num_classes": splits.num_classes, "label_flips": splits.label_flips},
             history=state.history, timing=summarize_timing(state.timing),
-            validation=evaluate(model, loss, loaders.validation, config),
+            validation=state.validation,  # of the last epoch, which always has one
             test=evaluate(model, loss, test, config) if test else None)
     timing = {**record.timing, "wall_seconds": time.perf_counter() - started}  # loading and compiling included
     return replace(record, timing=timing), model, splits
@@ -283,10 +283,12 @@ def epoch_results(model: nn.Module, loss: Loss, loaders: Loaders, config: RunCon
         logits, labels = predict(model, loaders.validation, config)
         if not bool(logits.isfinite().all()):  # the last step of the epoch may have spoilt the weights
             raise TrainingDivergedError({"run_id": config.run_id, "loss": config.loss, "epoch": epoch})
-        ranks = metrics.label_ranks(logits, labels)
-        entry |= {"validation_loss": float(loss(logits, labels)),
-                  "validation_top1": float((ranks <= 1).double().mean()),
-                  "validation_topk": float((ranks <= shown_k(config)).double().mean())}
+        results = summarize(logits, labels, loss)
+        ranks = decode_ranks(results["ranks"])
+        entry |= {"validation_loss": results["loss"], "validation_top1": float((ranks <= 1).mean()),
+                  "validation_topk": float((ranks <= shown_k(config)).mean())}
+        if epoch == config.epochs:
+            state.validation = results
         state.timing["evaluation_seconds"] += time.perf_counter() - started
     return entry
 
@@ -305,7 +307,11 @@ def predict(model: nn.Module, loader: EvaluationLoader, config: RunConfig) -> tu
 @torch.no_grad()
 def evaluate(model: nn.Module, loss: Loss, loader: EvaluationLoader, config: RunConfig) -> dict[str, Any]:
     """What a record keeps of a split: the label's rank for every image, losses and calibration."""
-    logits, labels = predict(model, loader, config)
+    return summarize(*predict(model, loader, config), loss)
+
+
+def summarize(logits: Tensor, labels: Tensor, loss: Loss) -> dict[str, Any]:
+    """:func:`evaluate` of logits that are already there."""
     return {"n": len(labels), "num_classes": logits.shape[1], "loss": float(loss(logits, labels)),
             "nll": metrics.negative_log_likelihood(logits, labels),
             "ece": metrics.expected_calibration_error(logits, labels),

@@ -92,6 +92,11 @@ def test_a_variant_changes_the_base_and_nothing_else(load):
     assert load(GRID).setups["long"] == {"label": "two epochs", "epochs": 2}
 
 
+def test_none_is_written_as_a_text(load):
+    keys = 'epochs = 2\nlow_resolution = "none"'
+    assert {cell.config.low_resolution for cell in load(changed("epochs = 2", keys)).cells} == {None, 24}
+
+
 def changed(old: str, new: str) -> str:
     assert old in GRID
     return GRID.replace(old, new)

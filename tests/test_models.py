@@ -21,7 +21,8 @@ def parameters(model: nn.Module) -> int:
     ("resnet18", IMAGE, {"width": 4}), ("resnet18", (1, 16, 16), {"width": 4}),
     ("wrn", IMAGE, {"width": 1, "depth": 10}), ("wrn", (1, 16, 16), {"width": 2, "depth": 16}),
     ("densenet", IMAGE, {"width": 4, "depth": 10}), ("densenet", (1, 20, 12), {"width": 3, "depth": 16}),
-    ("speednet", IMAGE, {"width": 8}), ("speednet", (1, 9, 9), {"width": 8}), ("speednet", (3, 24, 32), {"width": 8}),
+    ("speednet", IMAGE, {"width": 8}), ("speednet", IMAGE, {"width": 8, "depth": 2}),
+    ("speednet", (1, 9, 9), {"width": 8}), ("speednet", (3, 24, 32), {"width": 8}),
 ])
 def test_one_row_of_float32_logits_a_sample_also_under_bfloat16(name, shape, settings):
     model = models.build(name, shape, 7, seed=0, **settings)
@@ -42,9 +43,11 @@ def test_one_row_of_float32_logits_a_sample_also_under_bfloat16(name, shape, set
     ("mlp", (4,), 5, {"depth": 0}, 4 * 5 + 5),
     ("resnet18", IMAGE, 10, {}, 11_173_962),  # the well-known size of the CIFAR ResNet-18
     ("resnet18", IMAGE, 100, {}, 11_220_132),
-    # Two 3 x 3 convolutions and two batch norms a group, the frozen 2 x 2 whitening, a head without bias.
-    ("speednet", IMAGE, 100, {}, 24 * 12 + 9 * (24 * 64 + 64 * 64) + 9 * (64 * 128 + 128 * 128)
-     + 9 * (128 * 256 + 256 * 256) + 4 * (64 + 128 + 256) + 256 * 100),
+    # 3 x 3 convolutions and as many batch norms a group, the frozen 2 x 2 whitening, a head without bias.
+    ("speednet", IMAGE, 100, {}, 24 * 12 + 9 * (24 * 32 + 2 * 32 * 32) + 9 * (32 * 128 + 2 * 128 * 128)
+     + 9 * (128 * 256 + 2 * 256 * 256) + 6 * (32 + 128 + 256) + 256 * 100),
+    ("speednet", IMAGE, 100, {"depth": 2}, 24 * 12 + 9 * (24 * 32 + 32 * 32) + 9 * (32 * 128 + 128 * 128)
+     + 9 * (128 * 256 + 256 * 256) + 4 * (32 + 128 + 256) + 256 * 100),
 ])
 def test_sizes(name, shape, classes, settings, expected):
     assert parameters(models.build(name, shape, classes, **settings)) == expected
@@ -112,7 +115,7 @@ def test_without_a_seed_the_global_generator_decides():
 
 @pytest.mark.parametrize("name, shape, settings, message", [
     ("speadnet", IMAGE, {}, "unknown model 'speadnet': did you mean 'speednet'.* Valid models: mlp, resnet18"),
-    ("speednet", IMAGE, {"depth": 3}, "model 'speednet' takes no depth: expected None, got 3"),
+    ("speednet", IMAGE, {"depth": 4}, "model 'speednet' with depth=4: expected 2 or 3 convolutions a group"),
     ("resnet18", IMAGE, {"depth": 34}, "model 'resnet18' takes no depth: expected None, got 34"),
     ("wrn", IMAGE, {"depth": 20}, r"model 'wrn' with depth=20: expected 6 n \+ 4"),
     ("wrn", IMAGE, {"depth": 4}, "model 'wrn' with depth=4"),
@@ -183,6 +186,15 @@ def test_convolutions_start_as_the_identity_on_their_first_inputs(width):
         torch.testing.assert_close(conv(images)[:, :passed], images[:, :passed])
         if conv.out_channels > conv.in_channels:  # the others are drawn at random
             assert conv.weight[passed:].std() > 0
+
+
+def test_a_third_convolution_comes_with_a_shortcut(pictures):
+    for depth, shortcut in ((2, False), (3, True)):
+        group = models.build("speednet", (3, 10, 10), 10, width=8, depth=depth, seed=0).groups[1]
+        nn.init.zeros_(group.rest[-1].weight)  # the batch norm before the shortcut: only that is left
+        features = torch.randn(4, 4, 8, 8)
+        expected = group.first(features) if shortcut else torch.zeros(4, 16, 4, 4)
+        torch.testing.assert_close(group(features), expected)
 
 
 def test_preparation_leaves_models_without_such_a_layer_alone():

@@ -36,7 +36,8 @@ CPU = torch.device("cpu")
 MLP = RunConfig(dataset="digits", model="mlp", width=32, epochs=2, batch_size=128, lr=0.1, precision="fp32",
                 evaluate_test=True)
 SPEEDNET = RunConfig(dataset="digits", model="speednet", width=16, epochs=2, batch_size=128, loss="topk_transition",
-                     k=3, loss_options={"gate": "none"}, strength_schedule="ramp", low_resolution=12)
+                     k=3, loss_options={"gate": "none"}, strength_schedule="ramp", low_resolution=12,
+                     low_resolution_until=0.5)
 TRACKED = MLP.replace(loss="topk_transition", k=3, strength_schedule="tracked")
 STEPS = 8  # in an epoch of the 1,151 training images of digits
 
@@ -290,7 +291,7 @@ def test_the_strength_scales_what_the_loss_was_given():
 def test_the_first_part_of_training_is_at_low_resolution():
     config = RunConfig(epochs=8, low_resolution=24, low_resolution_until=0.75)
     assert [schedules.resolution(config, epoch) for epoch in range(8)] == [24] * 6 + [None] * 2
-    assert schedules.resolution(RunConfig(epochs=8), 0) is None
+    assert schedules.resolution(config.replace(low_resolution=None), 0) is None
 
 
 def test_the_history_shows_the_schedules_at_the_end_of_each_epoch(uninterrupted):
@@ -412,6 +413,18 @@ def test_the_loop_cannot_see_the_test_images(monkeypatch):
     made.clear()
     run(MLP.replace(epochs=1, evaluate_test=False))
     assert made == [record.data["validation"]]
+
+
+def test_every_epoch_is_validated_once_the_last_one_too(monkeypatch):
+    seen, predict = [], train.predict
+
+    def predict_and_count(model, loader, config):
+        seen.append(len(loader.labels))
+        return predict(model, loader, config)
+
+    monkeypatch.setattr(train, "predict", predict_and_count)
+    record, _ = run(MLP)
+    assert seen == [record.data["validation"]] * MLP.epochs + [record.data["test"]]
 
 
 # Records of runs.

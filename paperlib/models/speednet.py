@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from paperlib.models._common import Head, conv3x3, reject
+from paperlib.models._common import Head, conv3x3
 
 
 def check_side(shape: tuple[int, ...]) -> None:
@@ -13,35 +13,55 @@ def check_side(shape: tuple[int, ...]) -> None:
                          f"at least 9 x 9 pixels, got shape {shape}")
 
 
-class SpeedNet(nn.Module):
-    """Frozen 2 x 2 whitening, three groups of two convolutions, global maximum, linear head.
+class Group(nn.Module):
+    """``depth`` convolutions, which start as the identity on their first inputs; the image is halved after the first.
 
-    Channels are ``width`` (64), 2 ``width`` and 4 ``width``. Convolutions start as the identity on their first
-    inputs. Call :meth:`prepare` with training images before training.
+    With three there is a shortcut around the last two. They see a quarter of the pixels, so depth is cheap there.
+    """
+
+    def __init__(self, inputs: int, outputs: int, depth: int) -> None:
+        super().__init__()
+        first = conv3x3(inputs, outputs)
+        nn.init.dirac_(first.weight.data[:inputs])
+        self.first = nn.Sequential(first, nn.MaxPool2d(2), nn.BatchNorm2d(outputs), nn.ReLU())
+        rest: list[nn.Module] = []
+        for _ in range(depth - 1):
+            conv = conv3x3(outputs, outputs)
+            nn.init.dirac_(conv.weight.data)
+            rest += [conv, nn.BatchNorm2d(outputs), nn.ReLU()]
+        self.rest = nn.Sequential(*rest[:-1])  # the last ReLU follows the shortcut
+        self.shortcut = depth > 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, outputs, H / 2, W / 2)."""
+        x = self.first(x)
+        y = self.rest(x)
+        return torch.relu(x + y if self.shortcut else y)
+
+
+class SpeedNet(nn.Module):
+    """Frozen 2 x 2 whitening, three groups of ``depth`` (3, or 2) convolutions, global maximum, linear head.
+
+    Channels are half of ``width`` (64), twice and four times it: where the image is largest, a channel costs most.
+    Call :meth:`prepare` with training images before training.
     """
 
     def __init__(self, input_shape: tuple[int, ...], num_classes: int, width: int | None = None,
                  depth: int | None = None) -> None:
         super().__init__()
-        reject("speednet", depth=depth)
+        depth = 3 if depth is None else depth
+        if depth not in (2, 3):
+            raise ValueError(f"model 'speednet' with depth={depth!r}: expected 2 or 3 convolutions a group")
         check_side(input_shape)
         channels = input_shape[0]
         width = 64 if width is None else width
         filters = 2 * 4 * channels  # every principal direction of a 2 x 2 patch, and its negative
         self.whiten = nn.Conv2d(channels, filters, 2, bias=False)
         self.whiten.weight.requires_grad_(False)
-        sizes = [filters, width, 2 * width, 4 * width]
-        self.groups = nn.Sequential(*[self._group(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)])
+        sizes = [filters, max(1, width // 2), 2 * width, 4 * width]
+        self.groups = nn.Sequential(*[Group(a, b, depth) for a, b in zip(sizes[:-1], sizes[1:], strict=True)])
         # Features after a global maximum are large; a ninth keeps the first logits near zero.
         self.head = Head(sizes[-1], num_classes, bias=False, scale=1 / 9)
-
-    @staticmethod
-    def _group(inputs: int, outputs: int) -> nn.Sequential:
-        first, second = conv3x3(inputs, outputs), conv3x3(outputs, outputs)
-        for conv in (first, second):
-            nn.init.dirac_(conv.weight.data[: conv.in_channels])
-        return nn.Sequential(first, nn.MaxPool2d(2), nn.BatchNorm2d(outputs), nn.ReLU(),
-                             second, nn.BatchNorm2d(outputs), nn.ReLU())
 
     @torch.no_grad()
     def prepare(self, images: Tensor, eps: float = 5e-4) -> None:
