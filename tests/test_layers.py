@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("data", "models", "losses", "checkpoint", "progress"),
     },
     "sweep": {"paths", "config", "grids", "records", "environment", "checkpoint", "progress", "train"},
+    "benchmark": {"config", "records", "environment", "schedules", "data", "losses", "train"},
     "analysis": {"paths", "config", "grids", "metrics", "stats", "records"},
     "figures": {"paths", "metrics", "stats", "analysis"},
     "tables": {"paths", "metrics", "stats", "analysis"},

@@ -6,9 +6,12 @@ a second; GFLOP count convolutions and linear layers only, 2 for each multiply-a
 for a training step.
 """
 
+import json
+import re
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +20,9 @@ from paperlib import environment, train
 from paperlib.benchmark import _nets, _parts
 from paperlib.benchmark._nets import PARTS, QUICK, Effort
 from paperlib.config import RunConfig
+from paperlib.records import write_atomically
 
-__all__ = ["PARTS", "SECTIONS", "Effort", "measure", "networks"]
+__all__ = ["PARTS", "SECTIONS", "Effort", "measure", "networks", "write"]
 
 #: Version of the document that :func:`measure` gives.
 SCHEMA = 1
@@ -30,11 +34,15 @@ def networks(device: torch.device, quick: bool = False) -> list[RunConfig]:
 
     Large networks take smaller batches on a CPU, where a step would last seconds otherwise.
     """
-    base = RunConfig()
+    recipe = RunConfig()
+    base = recipe.replace(low_resolution=None)
     if quick:
-        return [base.replace(model="speednet", width=16, batch_size=32),
-                base.replace(model="resnet18", width=8, batch_size=32)]
+        tiny = base.replace(width=16, batch_size=32)
+        return [tiny.replace(model="speednet"), tiny.replace(model="resnet18", width=8),
+                tiny.replace(model="speednet", low_resolution=16, low_resolution_until=1.0)]
     fast = [base.replace(model="speednet", width=width) for width in (64, 32)]
+    if recipe.low_resolution:  # the smaller images with which the recipe begins
+        fast.insert(1, fast[0].replace(low_resolution=recipe.low_resolution, low_resolution_until=1.0))
     sizes = {64: (512, 1024, 128), 32: (512,), 16: (512,)} if device.type == "cuda" else {16: (128,), 32: (64,),
                                                                                          64: (32,)}
     deep = [base.replace(model="resnet18", width=width, batch_size=size)
@@ -91,7 +99,8 @@ def measure(device: torch.device | str, *, quick: bool = False, sections: Iterab
         report: told which section begins.
 
     Returns:
-        ``schema``, ``quick``, ``environment``, the rows of every section under its name, ``seconds`` and ``cpu_seconds`` of the whole, ``finished`` (UTC): numbers, strings and lists only.
+        ``schema``, ``quick``, ``device`` (cpu, cuda), ``environment``, the rows of every section under its name,
+        ``seconds`` and ``cpu_seconds`` of the whole, ``finished`` (UTC): numbers, strings and lists only.
 
     Raises:
         ValueError: an unknown section.
@@ -102,7 +111,8 @@ def measure(device: torch.device | str, *, quick: bool = False, sections: Iterab
     place, effort = torch.device(device), effort or (QUICK if quick else Effort())
     started, cpu_started = time.perf_counter(), time.process_time()
     with train.torch_threads(threads):
-        document: dict[str, Any] = {"schema": SCHEMA, "quick": quick, "environment": environment.describe(place)}
+        document: dict[str, Any] = {"schema": SCHEMA, "quick": quick, "device": place.type,
+                                    "environment": environment.describe(place)}
         bench = _nets.Bench.make(place, effort.images)
         for name in wanted:
             if report:
@@ -111,3 +121,11 @@ def measure(device: torch.device | str, *, quick: bool = False, sections: Iterab
     return document | {"seconds": round(time.perf_counter() - started, 1),
                        "cpu_seconds": round(time.process_time() - cpu_started, 1),
                        "finished": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def write(document: dict[str, Any], folder: Path | str) -> Path:
+    """Write a document of :func:`measure` as ``folder/<device>.json``: one file for each kind of machine."""
+    name = re.sub(r"[^a-z0-9]+", "-", document["environment"]["device"].lower()).strip("-")
+    path = Path(folder) / f"{name}.json"
+    write_atomically(path, json.dumps(document, indent=1) + "\n")
+    return path

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from paperlib import train
+from paperlib import schedules, train
 from paperlib.benchmark._timing import Turns, Watch, clock, spread, timed
 from paperlib.config import RunConfig
 from paperlib.data import Arrays, EvaluationLoader, Normalizer, Splits, TrainLoader, channel_statistics
@@ -83,6 +83,11 @@ def endless(config: RunConfig) -> RunConfig:
     return config.replace(epochs=10_000, evaluate_every=10_000)
 
 
+def pixels(config: RunConfig) -> int:
+    """Side of the images that the network sees at the beginning of training."""
+    return schedules.resolution(config, 0) or SIDE
+
+
 def bare_step(bench: Bench, config: RunConfig) -> Callable[[], None]:
     """The ceiling: forward, backward and optimiser step on one resident random batch; no loss, nothing else.
 
@@ -93,7 +98,7 @@ def bare_step(bench: Bench, config: RunConfig) -> Callable[[], None]:
     optimizer = train.make_optimizer(model, config)
     train.set_learning_rate(optimizer, 0.0)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    images = torch.randn(config.batch_size, 3, SIDE, SIDE, device=bench.device, dtype=dtype)
+    images = torch.randn(config.batch_size, 3, pixels(config), pixels(config), device=bench.device, dtype=dtype)
     images = images.contiguous(memory_format=torch.channels_last)
     gradient = torch.randn(config.batch_size, CLASSES, device=bench.device) / config.batch_size
 
@@ -111,7 +116,7 @@ def forward_macs(bench: Bench, config: RunConfig) -> int:
     """Multiply-accumulates of convolutions and linear layers in the forward pass of one image."""
     model = copy.deepcopy(bench.model(config)).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 3, SIDE, SIDE, device=bench.device))
+        model(torch.zeros(1, 3, pixels(config), pixels(config), device=bench.device))
     return counter.get_total_flops() // 2
 
 
@@ -139,7 +144,7 @@ def rate(bench: Bench, config: RunConfig, effort: Effort) -> dict[str, Any]:
 def described(config: RunConfig) -> dict[str, Any]:
     """The columns that name a network."""
     return {"model": config.model, "width": config.width, "precision": config.precision,
-            "batch_size": config.batch_size}
+            "batch_size": config.batch_size, "pixels": pixels(config)}
 
 
 class WatchedLoader(TrainLoader):

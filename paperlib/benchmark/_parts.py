@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from paperlib import losses
 from paperlib.benchmark._nets import CLASSES, SIDE, WARMUP, Bench, Effort, bare_step, described
 from paperlib.benchmark._timing import clock, spread, timed
 from paperlib.config import RunConfig
+from paperlib.data import TrainLoader
 from paperlib.data.loader import PADDING
 
 #: Convolutions 3 x 3 of as many channels in as out: (channels, side).
@@ -32,10 +34,10 @@ def peak(device: torch.device, precision: str, effort: Effort) -> list[dict[str,
         images = images.contiguous(memory_format=torch.channels_last)
         filters = torch.randn(channels, channels, 3, 3, device=device, dtype=dtype)
         filters = filters.contiguous(memory_format=torch.channels_last)
-        work["convolution", f"{channels} channels, {side} x {side}"] = (
-            18e-9 * batch * side**2 * channels**2, lambda x=images, w=filters: F.conv2d(x, w, padding=1))
+        work["convolution", f"{batch} x {channels} x {side} x {side}"] = (
+            18e-9 * batch * side**2 * channels**2, partial(F.conv2d, images, filters, padding=1))
     left, right = torch.randn(2, size, size, device=device, dtype=dtype)
-    work["matrix product", f"{size} x {size}"] = 2e-9 * size**3, lambda: left @ right
+    work["matrix product", f"{size} x {size}"] = 2e-9 * size**3, partial(torch.mm, left, right)
     rates: dict[tuple[str, str], list[float]] = {key: [] for key in work}
     with torch.no_grad():
         for turn in range(2 * effort.rounds[0] + 1):
@@ -43,8 +45,8 @@ def peak(device: torch.device, precision: str, effort: Effort) -> list[dict[str,
                 seconds = timed(call, now, 20 if large else 1)
                 if turn:  # the first one is for choosing kernels
                     rates[key].append(gigaflop / seconds)
-    return [{"kind": kind, "shape": shape, "precision": precision, "batch_size": batch if kind != "matrix product" else 1,
-             **spread(found, "gflops"), "best": max(found)} for (kind, shape), found in rates.items()]
+    return [{"kind": kind, "shape": shape, "precision": precision, **spread(found, "gflops"), "best": max(found)}
+            for (kind, shape), found in rates.items()]
 
 
 def loss_shares(bench: Bench, config: RunConfig, effort: Effort) -> list[dict[str, Any]]:
@@ -77,7 +79,7 @@ def loss_shares(bench: Bench, config: RunConfig, effort: Effort) -> list[dict[st
     for _ in range(2 * effort.rounds[0]):
         bare = timed(step, now)
         for name, loss in calls.items():
-            taken = timed(lambda loss=loss: both(loss), now, len(batches))  # type: ignore[misc]
+            taken = timed(partial(both, loss), now, len(batches))
             seconds[name].append(taken)
             shares[name].append(taken / (bare + taken))
     return [{"loss": name, "num_classes": CLASSES, **described(config), **spread(seconds[name], "seconds"),
@@ -88,11 +90,11 @@ def augmentation(bench: Bench, config: RunConfig, effort: Effort) -> list[dict[s
     """Images a second through crop, flip and normalisation: the batched loader, and torchvision's one by one.
 
     torchvision's path takes the same pixels: PIL image, reflecting crop, flip, tensor, normalisation, collation, in
-    this process. Its rows are left out where torchvision or Pillow is missing. A low resolution of the configuration
-    has a row of its own.
+    this process. Its rows are left out where torchvision or Pillow is missing. The low resolution of the recipe has
+    a row of its own.
     """
     now, size = clock(bench.device), config.batch_size
-    loader = bench.loader(config)
+    loader, low = bench.loader(config, TrainLoader), RunConfig().low_resolution
     steps = min(len(loader), 4 if bench.device.type == "cpu" else 20)
 
     def epoch(resolution: int | None) -> None:
@@ -100,8 +102,8 @@ def augmentation(bench: Bench, config: RunConfig, effort: Effort) -> list[dict[s
             pass
 
     work: dict[str, tuple[int, Callable[[], Any]]] = {"batched": (steps * size, lambda: epoch(None))}
-    if config.low_resolution:
-        work[f"batched, {config.low_resolution} pixels"] = steps * size, lambda: epoch(config.low_resolution)
+    if low:
+        work[f"batched, scaled to {low} pixels"] = steps * size, lambda: epoch(low)
     one_by_one = _torchvision(bench, size)
     if one_by_one:
         work["torchvision, image by image"] = size, one_by_one
@@ -112,7 +114,7 @@ def augmentation(bench: Bench, config: RunConfig, effort: Effort) -> list[dict[s
             if turn:
                 rates[name].append(images / seconds)
     first = rates["batched"]
-    return [{"path": name, "batch_size": size, "pixels": SIDE, **spread(found, "images"),
+    return [{"path": name, "batch_size": size, **spread(found, "images"),
              **spread([a / b for a, b in zip(first, found, strict=True)], "slower")} for name, found in rates.items()]
 
 
