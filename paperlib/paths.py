@@ -17,3 +17,5 @@ LOSS_COSTS = EXPERIMENTS / "tables" / "losses.json"
 CALIBRATION = EXPERIMENTS / "tables" / "calibration.json"
 #: How fast training is, one file a machine, by ``experiments/performance.md``.
 PERFORMANCE = EXPERIMENTS / "tables" / "performance"
+#: The first measurement of bare steps, on another machine.
+EARLIER_RATES = EXPERIMENTS / "tables" / "earlier_rates.json"

@@ -139,6 +139,41 @@ def loss_memory(frame: pd.DataFrame | None = None) -> pd.DataFrame:
     return _by_size(found, [f"{row.logits:.1f} ({row.ratio:.1f} x)" for row in _rows(found)], ["loss"])
 
 
+def training_rates(frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Images a second of the training loop, its share of bare steps, and both beside the fastest convolution."""
+    found = analysis.training_rates() if frame is None else frame
+    return pd.DataFrame({
+        "network": found["network"], "precision": found["precision"],
+        "million MACs": [f"{row.macs / 1e6:.1f}" for row in _rows(found)],
+        "images a second": [f"{row.loop:.0f} [{row.loop_low:.0f}, {row.loop_high:.0f}]" for row in _rows(found)],
+        "of bare steps (%)": [_percent(row, "ratio") for row in _rows(found)],
+        "of the fastest convolution (%)": [f"{100 * row.fraction:.0f}" for row in _rows(found)]})
+
+
+def loss_shares(frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Time of each loss with its derivative, and its share of a step, the cheapest first."""
+    found = (analysis.loss_shares() if frame is None else frame).sort_values("seconds", kind="stable")
+    return pd.DataFrame({
+        "loss": found["loss"], "ms": [f"{1e3 * row.seconds:.2f}" for row in _rows(found)],
+        "share of a step (%)": [_percent(row, "share", 2) for row in _rows(found)]})
+
+
+def augmentation_rates(frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Augmented images a second of each path, and how many times slower than the batched loader it is."""
+    found = analysis.augmentation_rates() if frame is None else frame
+    return pd.DataFrame({
+        "path": found["path"],
+        "images a second": [f"{row.images:,.0f} [{row.images_low:,.0f}, {row.images_high:,.0f}]"
+                            for row in _rows(found)],
+        "time against the first": [f"{row.slower:.1f} x" for row in _rows(found)]})
+
+
+def _percent(row: Any, name: str, digits: int = 1) -> str:
+    """A fraction with its quartiles, in percent."""
+    low, middle, high = (100 * getattr(row, key) for key in (f"{name}_low", name, f"{name}_high"))
+    return f"{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
 def _by_size(found: pd.DataFrame, cells: Sequence[str], index: list[str]) -> pd.DataFrame:
     """One column a size, in the order of the frame."""
     sizes = [f"{row.n} x {row.num_classes}" for row in _rows(found)]

@@ -26,15 +26,14 @@ __all__ = ["PARTS", "SECTIONS", "Effort", "measure", "networks", "write"]
 
 #: Version of the document that :func:`measure` gives.
 SCHEMA = 1
-PRECISIONS = ("bf16", "fp32")
 
 
 def networks(device: torch.device, quick: bool = False) -> list[RunConfig]:
-    """What is measured: the recipe's network and its neighbours, in the order of their importance.
+    """What is measured: the recipe's network and its neighbours in bf16, the most important first.
 
     Large networks take smaller batches on a CPU, where a step would last seconds otherwise.
     """
-    recipe = RunConfig()
+    recipe = RunConfig(precision="bf16")
     base = recipe.replace(low_resolution=None)
     if quick:
         tiny = base.replace(width=16, batch_size=32)
@@ -43,40 +42,41 @@ def networks(device: torch.device, quick: bool = False) -> list[RunConfig]:
     fast = [base.replace(model="speednet", width=width) for width in (64, 32)]
     if recipe.low_resolution:  # the smaller images with which the recipe begins
         fast.insert(1, fast[0].replace(low_resolution=recipe.low_resolution, low_resolution_until=1.0))
-    sizes = {64: (512, 1024, 128), 32: (512,), 16: (512,)} if device.type == "cuda" else {16: (128,), 32: (64,),
-                                                                                         64: (32,)}
+    batches = {64: (512, 1024, 128)} if device.type == "cuda" else {16: (128,), 32: (64,), 64: (32,)}
     deep = [base.replace(model="resnet18", width=width, batch_size=size)
-            for width, batches in sizes.items() for size in batches]
+            for width, sizes in batches.items() for size in sizes]
     return deep + fast if device.type == "cuda" else fast + deep
 
 
 def _peaks(bench: _nets.Bench, nets: list[RunConfig], effort: Effort) -> list[dict[str, Any]]:
-    return [row for precision in PRECISIONS for row in _parts.peak(bench.device, precision, effort)]
+    return [row for precision in ("bf16", "fp32") for row in _parts.peak(bench.device, precision, effort)]
 
 
 def _rates(bench: _nets.Bench, nets: list[RunConfig], effort: Effort) -> list[dict[str, Any]]:
-    return [_nets.rate(bench, net.replace(precision=precision), effort) for net in nets for precision in PRECISIONS]
+    # On CUDA every row is compiled, which takes longer than to measure it: one in fp32 is enough.
+    single = [net.replace(precision="fp32") for net in (nets[:1] if bench.device.type == "cuda" else nets)]
+    return [_nets.rate(bench, net, effort) for net in [*nets, *single]]
 
 
 def _profiles(bench: _nets.Bench, nets: list[RunConfig], effort: Effort) -> list[dict[str, Any]]:
-    return [row for net in nets for row in _nets.profile(bench, net.replace(precision="bf16"), effort)]
+    return [row for net in nets for row in _nets.profile(bench, net, effort)]
 
 
 def _losses(bench: _nets.Bench, nets: list[RunConfig], effort: Effort) -> list[dict[str, Any]]:
-    return _parts.loss_shares(bench, _fast(nets), effort)
+    return _parts.loss_shares(bench, _first(nets)["speednet"], effort)
 
 
 def _augmentation(bench: _nets.Bench, nets: list[RunConfig], effort: Effort) -> list[dict[str, Any]]:
-    return _parts.augmentation(bench, _fast(nets), effort)
+    return _parts.augmentation(bench, _first(nets)["speednet"], effort)
 
 
 def _determinism(bench: _nets.Bench, nets: list[RunConfig], effort: Effort) -> list[dict[str, Any]]:
-    chosen = {net.model: net for net in reversed(nets)}  # the first of each model
-    return [_nets.determinism(bench, net.replace(precision="bf16"), effort) for net in chosen.values()]
+    return [_nets.determinism(bench, net, effort) for net in _first(nets).values()]
 
 
-def _fast(nets: list[RunConfig]) -> RunConfig:
-    return next(net for net in nets if net.model == "speednet").replace(precision="bf16")
+def _first(nets: list[RunConfig]) -> dict[str, RunConfig]:
+    """The first of each model."""
+    return {net.model: net for net in reversed(nets)}
 
 
 #: What is measured, by the name of its rows in the document.
@@ -87,7 +87,7 @@ SECTIONS: dict[str, Callable[[_nets.Bench, list[RunConfig], Effort], list[dict[s
 
 def measure(device: torch.device | str, *, quick: bool = False, sections: Iterable[str] = tuple(SECTIONS),
             effort: Effort | None = None, threads: int = 1,
-            report: Callable[[str], None] | None = None) -> dict[str, Any]:
+            report: Callable[[dict[str, Any]], None] = lambda document: None) -> dict[str, Any]:
     """Measure this machine; minutes, or seconds for ``quick``.
 
     Args:
@@ -96,7 +96,7 @@ def measure(device: torch.device | str, *, quick: bool = False, sections: Iterab
         sections: some of ``SECTIONS``.
         effort: how long each row is measured; None for the usual.
         threads: of torch on the CPU.
-        report: told which section begins.
+        report: told the document after every section, so that what was measured can be kept if time runs out.
 
     Returns:
         ``schema``, ``quick``, ``device`` (cpu, cuda), ``environment``, the rows of every section under its name,
@@ -115,9 +115,8 @@ def measure(device: torch.device | str, *, quick: bool = False, sections: Iterab
                                     "environment": environment.describe(place)}
         bench = _nets.Bench.make(place, effort.images)
         for name in wanted:
-            if report:
-                report(name)
             document[name] = SECTIONS[name](bench, networks(place, quick), effort)
+            report(document)
     return document | {"seconds": round(time.perf_counter() - started, 1),
                        "cpu_seconds": round(time.process_time() - cpu_started, 1),
                        "finished": datetime.now(UTC).isoformat(timespec="seconds")}

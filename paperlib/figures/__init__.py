@@ -6,8 +6,7 @@ Accuracies come as fractions and are drawn in percent. Panels are stacked, and l
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,41 +18,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-Plotted = tuple[Figure, pd.DataFrame]
-Labels = Mapping[str, str] | None
+from paperlib.figures._style import WIDTH, Labels, Plotted, looks, style
+from paperlib.figures.performance import step_parts, training_rates
 
-#: Inches. At this width letters of 12 points stay readable on a screen of 390 pixels.
-WIDTH = 6.4
-_COLOURS = sns.color_palette("colorblind")
-_MARKERS = "osD^vPX*<>"
-#: A loss keeps its colour and marker in every figure; names not listed take the places that are left.
-_PLACES = {"ce": 0, "ramp": 1, "transition": 1, "constant": 2, "grouped": 3}
+__all__ = ["WIDTH", "candidates_forest", "class_regions", "difference_curves", "differences", "looks", "loss_curves",
+           "step_parts", "style", "topk_curves", "tradeoff", "training_curves", "training_rates"]
+
 _TARGET_MARKERS = {0.9: "o", 0.95: "s", 0.99: "D"}
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """The one look of all figures."""
-    theme = sns.axes_style("whitegrid") | sns.plotting_context("notebook", font_scale=1.1)
-    with plt.rc_context(theme | {
-            "figure.dpi": 150, "savefig.dpi": 150, "legend.frameon": False,
-            "figure.constrained_layout.use": True, "figure.constrained_layout.hspace": 0.06,
-            "axes.titlesize": 13, "axes.labelsize": 12, "xtick.labelsize": 12, "ytick.labelsize": 12,
-            "legend.fontsize": 12, "axes.edgecolor": ".4", "grid.color": ".88", "lines.linewidth": 2,
-            "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "paperlib"}):
-        yield
-
-
-def looks(variants: Sequence[str]) -> dict[str, tuple[Any, str]]:
-    """Colour and marker of each variant: fixed for the losses of the report, the next free ones for others."""
-    free = iter([place for place in range(len(_COLOURS)) if place not in {_PLACES.get(name) for name in variants}])
-    found = {}
-    for name in variants:
-        place = _PLACES[name] if name in _PLACES else next(free, None)
-        if place is None:
-            raise ValueError(f"{len(variants)} variants: expected at most {len(_COLOURS)}, more cannot be told apart")
-        found[name] = (_COLOURS[place], _MARKERS[place])
-    return found
 
 
 def topk_curves(bands: pd.DataFrame, labels: Labels = None, smallest_error: float = 0.002) -> Plotted:
