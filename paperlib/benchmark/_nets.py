@@ -6,7 +6,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -121,7 +120,10 @@ def forward_macs(bench: Bench, config: RunConfig) -> int:
 
 
 def rate(bench: Bench, config: RunConfig, effort: Effort) -> dict[str, Any]:
-    """One row: images a second of the loop and of its ceiling, taken in turns, and their ratio within a round."""
+    """One row: images a second of the loop and of its ceiling, taken in turns, and their ratio.
+
+    The ratio is that of the medians; its quartiles are of the ratios within a round.
+    """
     config, now = endless(config), clock(bench.device)
     step, ceiling = bare_step(bench, config), []
 
@@ -133,12 +135,11 @@ def rate(bench: Bench, config: RunConfig, effort: Effort) -> dict[str, Any]:
     bench.run(config, turns)
     loop, ceiling = turns.times, ceiling[-len(turns.times):]
     macs, size = forward_macs(bench, config), config.batch_size
-    return {**described(config), "macs": macs, "rounds": len(loop), "steps": turns.block,
-            **spread([size / seconds for seconds in loop], "loop"),
-            **spread([size / seconds for seconds in ceiling], "ceiling"),
+    rates = {**spread([size / seconds for seconds in loop], "loop"),
+             **spread([size / seconds for seconds in ceiling], "ceiling")}
+    return {**described(config), "macs": macs, "rounds": len(loop), "steps": turns.block, **rates,
             **spread([bare / real for bare, real in zip(ceiling, loop, strict=True)], "ratio"),
-            "ratio": float(np.median(ceiling) / np.median(loop)),
-            "gflops": 6e-9 * macs * size / float(np.median(loop))}
+            "ratio": rates["loop"] / rates["ceiling"], "gflops": 6e-9 * macs * rates["loop"]}
 
 
 def described(config: RunConfig) -> dict[str, Any]:
