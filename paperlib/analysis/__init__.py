@@ -25,6 +25,7 @@ from paperlib.analysis.frames import (
 )
 from paperlib.analysis.performance import (
     augmentation_rates,
+    choice_costs,
     determinism_costs,
     loss_shares,
     performance_documents,
@@ -34,8 +35,8 @@ from paperlib.analysis.performance import (
 
 __all__ = [
     "Place", "augmentation_rates", "calibration", "calibration_document", "candidate_differences", "candidates",
-    "certificates", "cost_document", "curve_bands", "curves", "determinism_costs", "difference_bands", "differences",
-    "environments", "history", "labels", "loss_costs", "loss_memory", "loss_shares", "part_status",
+    "certificates", "choice_costs", "cost_document", "curve_bands", "curves", "determinism_costs", "difference_bands",
+    "differences", "environments", "history", "labels", "loss_costs", "loss_memory", "loss_shares", "part_status",
     "performance_documents", "region_verdict", "require_comparable", "runs", "setups_verdict", "size_verdict",
     "status", "step_parts", "summary", "training_rates", "verdicts",
 ]

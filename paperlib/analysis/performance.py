@@ -8,7 +8,7 @@ import pandas as pd
 from paperlib import paths
 
 _KEYS = {"schema", "quick", "device", "environment", "peaks", "rates", "profiles", "losses", "augmentation",
-         "determinism", "finished"}
+         "choices", "determinism", "finished"}
 
 
 def performance_documents() -> dict[str, dict[str, Any]]:
@@ -70,6 +70,11 @@ def loss_shares(kind: str = "cpu") -> pd.DataFrame:
 def augmentation_rates(kind: str = "cpu") -> pd.DataFrame:
     """Augmented images a second: device, path, images, slower (how many times slower than ours); quartiles."""
     return _section("augmentation", kind)
+
+
+def choice_costs(kind: str = "cpu") -> pd.DataFrame:
+    """Time of a bare step made otherwise over that of the recipe's: device, network, choice, time with quartiles."""
+    return _section("choices", kind)
 
 
 def determinism_costs(kind: str = "cpu") -> pd.DataFrame:

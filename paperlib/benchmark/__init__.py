@@ -70,6 +70,10 @@ def _augmentation(bench: _nets.Bench, nets: list[RunConfig], effort: Effort) -> 
     return _parts.augmentation(bench, _first(nets)["speednet"], effort)
 
 
+def _choices(bench: _nets.Bench, nets: list[RunConfig], effort: Effort) -> list[dict[str, Any]]:
+    return _parts.choices(bench, _first(nets)["speednet"], effort)
+
+
 def _determinism(bench: _nets.Bench, nets: list[RunConfig], effort: Effort) -> list[dict[str, Any]]:
     return [_nets.determinism(bench, net, effort) for net in _first(nets).values()]
 
@@ -82,7 +86,7 @@ def _first(nets: list[RunConfig]) -> dict[str, RunConfig]:
 #: What is measured, by the name of its rows in the document.
 SECTIONS: dict[str, Callable[[_nets.Bench, list[RunConfig], Effort], list[dict[str, Any]]]] = {
     "peaks": _peaks, "rates": _rates, "profiles": _profiles, "losses": _losses, "augmentation": _augmentation,
-    "determinism": _determinism}
+    "choices": _choices, "determinism": _determinism}
 
 
 def measure(device: torch.device | str, *, quick: bool = False, sections: Iterable[str] = tuple(SECTIONS),

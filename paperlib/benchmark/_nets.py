@@ -27,15 +27,19 @@ WARMUP = {"cpu": 3, "cuda": 12}
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: ``seconds`` for a row, ``images`` of random data, ``rounds`` least and most."""
+    """How long to measure: ``seconds`` for a row, ``images`` of random data, ``rounds`` least and most.
+
+    ``compiled``: whether compiled steps are measured as well, which takes a compiler and a minute.
+    """
 
     seconds: float = 12.0
     images: int = 20_000
     rounds: tuple[int, int] = (6, 60)
     block_seconds: float = 0.08
+    compiled: bool = True
 
 
-QUICK = Effort(seconds=0.2, images=512, rounds=(3, 6), block_seconds=0.01)
+QUICK = Effort(seconds=0.2, images=512, rounds=(3, 6), block_seconds=0.01, compiled=False)
 
 
 @dataclass(frozen=True)
@@ -87,23 +91,25 @@ def pixels(config: RunConfig) -> int:
     return schedules.resolution(config, 0) or SIDE
 
 
-def bare_step(bench: Bench, config: RunConfig) -> Callable[[], None]:
+def bare_step(bench: Bench, config: RunConfig, layout: torch.memory_format = torch.channels_last,
+              compiled: bool = False) -> Callable[[], None]:
     """The ceiling: forward, backward and optimiser step on one resident random batch; no loss, nothing else.
 
-    The batch is in the precision that the network computes in, channels_last; the gradient of the logits is given.
+    The batch is in the precision that the network computes in, laid out as it is; the gradient of the logits is given.
     The learning rate is 0, so the weights stay where they are, at the same cost.
     """
-    model = bench.model(config).train()
+    model = bench.model(config).train().to(memory_format=layout)
     optimizer = train.make_optimizer(model, config)
+    forward = torch.compile(model) if compiled else model
     train.set_learning_rate(optimizer, 0.0)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     images = torch.randn(config.batch_size, 3, pixels(config), pixels(config), device=bench.device, dtype=dtype)
-    images = images.contiguous(memory_format=torch.channels_last)
+    images = images.contiguous(memory_format=layout)
     gradient = torch.randn(config.batch_size, CLASSES, device=bench.device) / config.batch_size
 
     def step() -> None:
         with train.autocast(bench.device, config):
-            logits = model(images)
+            logits = forward(images)
         optimizer.zero_grad()
         logits.backward(gradient)
         optimizer.step()

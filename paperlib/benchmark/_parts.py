@@ -49,6 +49,25 @@ def peak(device: torch.device, precision: str, effort: Effort) -> list[dict[str,
             for (kind, shape), found in rates.items()]
 
 
+def choices(bench: Bench, config: RunConfig, effort: Effort) -> list[dict[str, Any]]:
+    """One row a choice: time of a bare step made otherwise over that of the recipe's, in turns."""
+    now, base = clock(bench.device), bare_step(bench, config)
+    other = "fp32" if config.precision == "bf16" else "bf16"
+    steps = {f"{other} instead of {config.precision}": bare_step(bench, config.replace(precision=other)),
+             "NCHW instead of channels_last": bare_step(bench, config, torch.contiguous_format)}
+    if effort.compiled:
+        steps["torch.compile"] = bare_step(bench, config, compiled=True)
+    for step in (base, *steps.values()):
+        for _ in range(WARMUP[bench.device.type]):
+            step()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(2 * effort.rounds[0]):
+        first = timed(base, now)
+        for name, step in steps.items():
+            times[name].append(timed(step, now) / first)
+    return [{"choice": name, **described(config), **spread(found, "time")} for name, found in times.items()]
+
+
 def loss_shares(bench: Bench, config: RunConfig, effort: Effort) -> list[dict[str, Any]]:
     """One row a loss: seconds of its value and derivative, and their share of a step of a network that uses it.
 
