@@ -168,6 +168,34 @@ def augmentation_rates(frame: pd.DataFrame | None = None) -> pd.DataFrame:
         "time against the first": [f"{row.slower:.1f} x" for row in _rows(found)]})
 
 
+def choice_costs(frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Time of a bare step made otherwise, as a multiple of the recipe's."""
+    found = analysis.choice_costs() if frame is None else frame
+    return pd.DataFrame({"choice": found["choice"], "time": [_multiple(row, "time") for row in _rows(found)]})
+
+
+def determinism_costs(frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Time of a step with deterministic algorithms, as a multiple of that without."""
+    found = analysis.determinism_costs() if frame is None else frame
+    return pd.DataFrame({"network": found["network"], "time": [_multiple(row, "cost") for row in _rows(found)]})
+
+
+def measurements() -> pd.DataFrame:
+    """Device, versions, code and date of each measurement of speed."""
+    documents = analysis.performance_documents()
+    return pd.DataFrame([{
+        "device": name, "threads": str(found["environment"]["threads"]),
+        "instruction set": found["environment"]["cpu_capability"], "torch": found["environment"]["torch"],
+        "commit": (found.get("code", {}).get("commit") or "unknown")[:7], "date": found["finished"][:10],
+        "minutes of CPU": f"{found['cpu_seconds'] / 60:.0f}"} for name, found in documents.items()])
+
+
+def _multiple(row: Any, name: str) -> str:
+    """A ratio with its quartiles."""
+    low, middle, high = (getattr(row, key) for key in (f"{name}_low", name, f"{name}_high"))
+    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+
+
 def _percent(row: Any, name: str, digits: int = 1) -> str:
     """A fraction with its quartiles, in percent."""
     low, middle, high = (100 * getattr(row, key) for key in (f"{name}_low", name, f"{name}_high"))

@@ -73,7 +73,8 @@ def test_every_network_is_timed_in_both_precisions(measured) -> None:
     assert {row["precision"] for row in rows} == {"bf16", "fp32"} and {row["pixels"] for row in rows} == {32, 16}
     for row in rows:
         assert 0 < row["loop_low"] <= row["loop"] <= row["loop_high"]
-        assert row["ratio"] == pytest.approx(row["loop"] / row["ceiling"])
+        assert 0.1 < row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
+        assert row["loop"] / row["ceiling"] == pytest.approx(row["ratio"], rel=0.5)  # medians, of two things each
         assert row["gflops"] == pytest.approx(6e-9 * row["macs"] * row["loop"])
 
 
