@@ -51,7 +51,7 @@ def training_rates(kind: str = "cpu") -> pd.DataFrame:
     best = peaks[peaks["kind"] == "convolution"].groupby(["device", "precision"])["best"].max()
     frame["best"] = best.loc[pd.MultiIndex.from_frame(frame[["device", "precision"]])].to_numpy()
     frame["fraction"] = frame["gflops"] / frame["best"]
-    frame["ceiling_fraction"] = frame["fraction"] * frame["ceiling"] / frame["loop"]
+    frame["ceiling_fraction"] = frame["fraction"] / frame["ratio"]
     known = json.loads(paths.EARLIER_RATES.read_text(encoding="utf-8"))["rows"]
     frame["earlier"] = [row.ceiling / _earlier(row, known) for row in frame.itertuples()]
     return frame

@@ -21,6 +21,7 @@ from paperlib.data import Arrays, EvaluationLoader, Normalizer, Splits, TrainLoa
 PARTS = ("augmentation", "forward", "loss", "backward", "optimiser", "bookkeeping")
 SIDE, CLASSES = 32, 100
 Loader = TypeVar("Loader", bound=TrainLoader)
+Loss = Callable[..., Tensor]
 #: Steps before anything counts. More on CUDA, where kernels are chosen, compiled and captured.
 WARMUP = {"cpu": 3, "cuda": 12}
 
@@ -73,7 +74,7 @@ class Bench:
         return train.make_model(config, self.splits, self.normalizer(), self.device)
 
     def run(self, config: RunConfig, stop: Callable[[], bool], *, model: nn.Module | None = None,
-            loader: TrainLoader | None = None, loss: train.Loss | None = None) -> None:
+            loader: TrainLoader | None = None, loss: Loss | None = None) -> None:
         """The real loop, :func:`paperlib.train.fit`, until ``stop`` says so."""
         validation = EvaluationLoader(self.splits.validation, self.normalizer(), self.device)
         with suppress(train.TrainingInterruptedError):
@@ -95,8 +96,8 @@ def bare_step(bench: Bench, config: RunConfig, layout: torch.memory_format = tor
               compiled: bool = False) -> Callable[[], None]:
     """The ceiling: forward, backward and optimiser step on one resident random batch; no loss, nothing else.
 
-    The batch is in the precision that the network computes in, laid out as it is; the gradient of the logits is given.
-    The learning rate is 0, so the weights stay where they are, at the same cost.
+    The batch has the network's precision and layout, the gradient of the logits is given, and the learning rate is 0,
+    so the weights stay where they are, at the same cost.
     """
     model = bench.model(config).train().to(memory_format=layout)
     optimizer = train.make_optimizer(model, config)
@@ -180,7 +181,7 @@ def optimiser_marks(watch: Watch) -> Iterator[None]:
             hook.remove()
 
 
-def profile(bench: Bench, config: RunConfig, effort: Effort, loss: train.Loss | None = None) -> list[dict[str, Any]]:
+def profile(bench: Bench, config: RunConfig, effort: Effort, loss: Loss | None = None) -> list[dict[str, Any]]:
     """Share of each part in a step of the real loop, one row a part: median over steps, with quartiles.
 
     The marks are hooks around the loop's own calls, so it is the loop that is timed, not a copy. On CUDA each mark
