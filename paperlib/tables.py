@@ -145,9 +145,9 @@ def training_rates(frame: pd.DataFrame | None = None) -> pd.DataFrame:
     return pd.DataFrame({
         "network": found["network"], "precision": found["precision"],
         "million MACs": [f"{row.macs / 1e6:.1f}" for row in _rows(found)],
-        "images a second": [f"{row.loop:.0f} [{row.loop_low:.0f}, {row.loop_high:.0f}]" for row in _rows(found)],
+        "images a second": [f"{row.loop:.0f}" for row in _rows(found)],
         "of bare steps (%)": [_percent(row, "ratio") for row in _rows(found)],
-        "of the fastest convolution (%)": [f"{100 * row.fraction:.0f}" for row in _rows(found)]})
+        "of the convolution (%)": [f"{100 * row.fraction:.0f}" for row in _rows(found)]})
 
 
 def loss_shares(frame: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -163,9 +163,8 @@ def augmentation_rates(frame: pd.DataFrame | None = None) -> pd.DataFrame:
     found = analysis.augmentation_rates() if frame is None else frame
     return pd.DataFrame({
         "path": found["path"],
-        "images a second": [f"{row.images:,.0f} [{row.images_low:,.0f}, {row.images_high:,.0f}]"
-                            for row in _rows(found)],
-        "time against the first": [f"{row.slower:.1f} x" for row in _rows(found)]})
+        "images a second": [f"{row.images:.0f} [{row.images_low:.0f}, {row.images_high:.0f}]" for row in _rows(found)],
+        "times slower": [f"{row.slower:.1f}" for row in _rows(found)]})
 
 
 def choice_costs(frame: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -186,8 +185,8 @@ def measurements() -> pd.DataFrame:
     return pd.DataFrame([{
         "device": name, "threads": str(found["environment"]["threads"]),
         "instruction set": found["environment"]["cpu_capability"], "torch": found["environment"]["torch"],
-        "commit": (found.get("code", {}).get("commit") or "unknown")[:7], "date": found["finished"][:10],
-        "minutes of CPU": f"{found['cpu_seconds'] / 60:.0f}"} for name, found in documents.items()])
+        "commit": (found.get("code", {}).get("commit") or "unknown")[:7], "date": found.get("finished", "cut off")[:10],
+        "minutes of CPU": f"{found['cpu_seconds'] / 60:.0f}" if "cpu_seconds" in found else "–"} for name, found in documents.items()])
 
 
 def _multiple(row: Any, name: str) -> str:

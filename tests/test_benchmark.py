@@ -290,7 +290,7 @@ def test_documents_become_tables(measured, monkeypatch, tmp_path) -> None:
     shown = tables.training_rates()
     assert shown["of bare steps (%)"][0].startswith(f"{100 * first['ratio']:.1f} [")
     assert len(tables.loss_shares()) == len(losses.names())
-    assert tables.augmentation_rates()["time against the first"][0] == "1.0 x"
+    assert tables.augmentation_rates()["times slower"][0] == "1.0"
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ValueError, match=r"other\.json: expected the document"):
         analysis.performance_documents()

