@@ -181,12 +181,15 @@ def determinism_costs(frame: pd.DataFrame | None = None) -> pd.DataFrame:
 
 def measurements() -> pd.DataFrame:
     """Device, versions, code and date of each measurement of speed."""
-    documents = analysis.performance_documents()
-    return pd.DataFrame([{
-        "device": name, "threads": str(found["environment"]["threads"]),
-        "instruction set": found["environment"]["cpu_capability"], "torch": found["environment"]["torch"],
-        "commit": (found.get("code", {}).get("commit") or "unknown")[:7], "date": found.get("finished", "cut off")[:10],
-        "minutes of CPU": f"{found['cpu_seconds'] / 60:.0f}" if "cpu_seconds" in found else "–"} for name, found in documents.items()])
+    return pd.DataFrame([_measurement(name, found) for name, found in analysis.performance_documents().items()])
+
+
+def _measurement(name: str, found: Mapping[str, Any]) -> dict[str, str]:
+    environment, seconds = found["environment"], found.get("cpu_seconds")
+    return {"device": name, "threads": str(environment["threads"]), "instruction set": environment["cpu_capability"],
+            "torch": environment["torch"], "commit": (found.get("code", {}).get("commit") or "unknown")[:7],
+            "date": found.get("finished", "cut off")[:10],
+            "minutes of CPU": "–" if seconds is None else f"{seconds / 60:.0f}"}
 
 
 def _multiple(row: Any, name: str) -> str:
