@@ -179,6 +179,17 @@ def determinism_costs(frame: pd.DataFrame | None = None) -> pd.DataFrame:
     return pd.DataFrame({"network": found["network"], "time": [_multiple(row, "cost") for row in _rows(found)]})
 
 
+def ensemble_speedups(frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Microseconds of one model's step, alone and in a batched program, and how many times faster that is."""
+    found = analysis.ensemble_speedups() if frame is None else frame
+    return pd.DataFrame({
+        "models": [str(row.models) for row in _rows(found)], "batch": [str(row.batch_size) for row in _rows(found)],
+        "hidden units": [str(row.hidden) for row in _rows(found)],
+        "one after another (µs)": [f"{1e6 * row.plain:.0f}" for row in _rows(found)],
+        "together (µs)": [f"{1e6 * row.batched:.1f}" for row in _rows(found)],
+        "times faster": [f"{row.times:.1f} [{row.times_low:.1f}, {row.times_high:.1f}]" for row in _rows(found)]})
+
+
 def measurements() -> pd.DataFrame:
     """Device, versions, code and date of each measurement of speed."""
     return pd.DataFrame([_measurement(name, found) for name, found in analysis.performance_documents().items()])

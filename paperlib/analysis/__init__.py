@@ -27,6 +27,7 @@ from paperlib.analysis.performance import (
     augmentation_rates,
     choice_costs,
     determinism_costs,
+    ensemble_speedups,
     loss_shares,
     performance_documents,
     step_parts,
@@ -36,7 +37,7 @@ from paperlib.analysis.performance import (
 __all__ = [
     "Place", "augmentation_rates", "calibration", "calibration_document", "candidate_differences", "candidates",
     "certificates", "choice_costs", "cost_document", "curve_bands", "curves", "determinism_costs", "difference_bands",
-    "differences", "environments", "history", "labels", "loss_costs", "loss_memory", "loss_shares", "part_status",
-    "performance_documents", "region_verdict", "require_comparable", "runs", "setups_verdict", "size_verdict",
-    "status", "step_parts", "summary", "training_rates", "verdicts",
+    "differences", "ensemble_speedups", "environments", "history", "labels", "loss_costs", "loss_memory",
+    "loss_shares", "part_status", "performance_documents", "region_verdict", "require_comparable", "runs",
+    "setups_verdict", "size_verdict", "status", "step_parts", "summary", "training_rates", "verdicts",
 ]

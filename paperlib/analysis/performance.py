@@ -76,6 +76,15 @@ def choice_costs(kind: str = "cpu") -> pd.DataFrame:
     return _section("choices", kind)
 
 
+def ensemble_speedups(kind: str = "cpu") -> pd.DataFrame:
+    """Many small models as one program against a loop over them.
+
+    Columns: device, models, batch_size, hidden, seconds of a model's step (batched, plain) and times
+    (plain / batched), with quartiles.
+    """
+    return _section("ensembles", kind)
+
+
 def determinism_costs(kind: str = "cpu") -> pd.DataFrame:
     """Time of a deterministic step over that of a free one: device, network, cost with quartiles."""
     return _section("determinism", kind)
