@@ -15,3 +15,7 @@ DATA = Path(os.environ.get("PAPERLIB_DATA", ROOT / "data"))
 LOSS_COSTS = EXPERIMENTS / "tables" / "losses.json"
 #: What every loss's test for top-k calibration found, by ``experiments/calibration_table.py``.
 CALIBRATION = EXPERIMENTS / "tables" / "calibration.json"
+#: How fast training is, one file a machine, by ``experiments/performance.md``.
+PERFORMANCE = EXPERIMENTS / "tables" / "performance"
+#: The first measurement of bare steps, on another machine.
+EARLIER_RATES = EXPERIMENTS / "tables" / "earlier_rates.json"

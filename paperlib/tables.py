@@ -139,6 +139,82 @@ def loss_memory(frame: pd.DataFrame | None = None) -> pd.DataFrame:
     return _by_size(found, [f"{row.logits:.1f} ({row.ratio:.1f} x)" for row in _rows(found)], ["loss"])
 
 
+def training_rates(frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Images a second of the training loop, its share of bare steps, and both beside the fastest convolution."""
+    found = analysis.training_rates() if frame is None else frame
+    return pd.DataFrame({
+        "network": found["network"], "precision": found["precision"],
+        "million MACs": [f"{row.macs / 1e6:.1f}" for row in _rows(found)],
+        "images a second": [f"{row.loop:.0f}" for row in _rows(found)],
+        "of bare steps (%)": [_percent(row, "ratio") for row in _rows(found)],
+        "of the convolution (%)": [f"{100 * row.fraction:.0f}" for row in _rows(found)]})
+
+
+def loss_shares(frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Time of each loss with its derivative, and its share of a step, the cheapest first."""
+    found = (analysis.loss_shares() if frame is None else frame).sort_values("seconds", kind="stable")
+    return pd.DataFrame({
+        "loss": found["loss"], "ms": [f"{1e3 * row.seconds:.2f}" for row in _rows(found)],
+        "share of a step (%)": [_percent(row, "share", 2) for row in _rows(found)]})
+
+
+def augmentation_rates(frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Augmented images a second of each path, and how many times slower than the batched loader it is."""
+    found = analysis.augmentation_rates() if frame is None else frame
+    return pd.DataFrame({
+        "path": found["path"],
+        "images a second": [f"{row.images:.0f} [{row.images_low:.0f}, {row.images_high:.0f}]" for row in _rows(found)],
+        "times slower": [f"{row.slower:.1f}" for row in _rows(found)]})
+
+
+def choice_costs(frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Time of a bare step made otherwise, as a multiple of the recipe's."""
+    found = analysis.choice_costs() if frame is None else frame
+    return pd.DataFrame({"choice": found["choice"], "time": [_multiple(row, "time") for row in _rows(found)]})
+
+
+def determinism_costs(frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Time of a step with deterministic algorithms, as a multiple of that without."""
+    found = analysis.determinism_costs() if frame is None else frame
+    return pd.DataFrame({"network": found["network"], "time": [_multiple(row, "cost") for row in _rows(found)]})
+
+
+def ensemble_speedups(frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Microseconds of one model's step, alone and in a batched program, and how many times faster that is."""
+    found = analysis.ensemble_speedups() if frame is None else frame
+    return pd.DataFrame({
+        "models": [str(row.models) for row in _rows(found)], "batch": [str(row.batch_size) for row in _rows(found)],
+        "hidden units": [str(row.hidden) for row in _rows(found)],
+        "one after another (µs)": [f"{1e6 * row.plain:.0f}" for row in _rows(found)],
+        "together (µs)": [f"{1e6 * row.batched:.1f}" for row in _rows(found)],
+        "times faster": [f"{row.times:.1f} [{row.times_low:.1f}, {row.times_high:.1f}]" for row in _rows(found)]})
+
+
+def measurements() -> pd.DataFrame:
+    """Device, versions, code and date of each measurement of speed."""
+    return pd.DataFrame([_measurement(name, found) for name, found in analysis.performance_documents().items()])
+
+
+def _measurement(name: str, found: Mapping[str, Any]) -> dict[str, str]:
+    environment, seconds = found["environment"], found.get("cpu_seconds")
+    return {"device": name, "threads": str(environment["threads"]), "instruction set": environment["cpu_capability"],
+            "torch": environment["torch"], "commit": (found.get("code", {}).get("commit") or "unknown")[:7],
+            "date": found.get("finished", "cut off")[:10],
+            "minutes of CPU": "–" if seconds is None else f"{seconds / 60:.0f}"}
+
+
+def _multiple(row: Any, name: str) -> str:
+    """A ratio with its quartiles."""
+    low, middle, high = (getattr(row, key) for key in (f"{name}_low", name, f"{name}_high"))
+    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _percent(row: Any, name: str, digits: int = 1) -> str:
+    """A fraction with its quartiles, in percent."""
+    low, middle, high = (100 * getattr(row, key) for key in (f"{name}_low", name, f"{name}_high"))
+    return f"{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
 def _by_size(found: pd.DataFrame, cells: Sequence[str], index: list[str]) -> pd.DataFrame:
     """One column a size, in the order of the frame."""
     sizes = [f"{row.n} x {row.num_classes}" for row in _rows(found)]

@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "theory": {"bayes"},
     "losses": set(),
     "calibration": {"losses"},
+    "benchmark": {"config", "records", "environment", "schedules", "data", "losses", "train"},
     "config": {"paths"},
     "grids": {"paths", "config"},
     "environment": {"paths"},

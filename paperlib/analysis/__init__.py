@@ -1,7 +1,7 @@
 """From records to tidy frames and verdicts. Accuracies are fractions here; figures and tables show percent.
 
 Functions take the name of a grid and read its records; a missing run is an error that names it. What the losses
-themselves are found to do (``calibration``) has a document of its own.
+themselves are found to do (``calibration``), what they cost and how fast training is have documents of their own.
 """
 
 from paperlib.analysis.calibrated import calibration, calibration_document
@@ -23,10 +23,21 @@ from paperlib.analysis.frames import (
     status,
     summary,
 )
+from paperlib.analysis.performance import (
+    augmentation_rates,
+    choice_costs,
+    determinism_costs,
+    ensemble_speedups,
+    loss_shares,
+    performance_documents,
+    step_parts,
+    training_rates,
+)
 
 __all__ = [
-    "Place", "calibration", "calibration_document", "candidate_differences", "candidates", "certificates",
-    "cost_document", "curve_bands", "curves", "difference_bands", "differences", "environments", "history", "labels",
-    "loss_costs", "loss_memory", "part_status", "region_verdict", "require_comparable", "runs", "setups_verdict",
-    "size_verdict", "status", "summary", "verdicts",
+    "Place", "augmentation_rates", "calibration", "calibration_document", "candidate_differences", "candidates",
+    "certificates", "choice_costs", "cost_document", "curve_bands", "curves", "determinism_costs", "difference_bands",
+    "differences", "ensemble_speedups", "environments", "history", "labels", "loss_costs", "loss_memory",
+    "loss_shares", "part_status", "performance_documents", "region_verdict", "require_comparable", "runs",
+    "setups_verdict", "size_verdict", "status", "step_parts", "summary", "training_rates", "verdicts",
 ]
