@@ -95,6 +95,7 @@ def topk_grouped(logits: Tensor, labels: Tensor, *, k: int = 5, weight: Tensor |
 def _transition(logits: Tensor, labels: Tensor, strength: Tensor | None = None, *, k: int, gate: str = "none",
                 tau: float = 1.0, margin: float = 1.0, detach_gate: bool = True,
                 blend: str = "probability") -> tuple[Tensor, Tensor]:
+    """Losses (rows,) and their derivative (rows, C), of which the group and the label differ from the softmax."""
     lowest, tiny = torch.finfo(logits.dtype).min, torch.finfo(logits.dtype).tiny
     y = labels.unsqueeze(1)
     best, top = largest(logits, k + 1)
