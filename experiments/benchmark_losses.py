@@ -4,9 +4,10 @@
     python experiments/benchmark_losses.py --quick    # seconds, writes nothing
 
 Times are of one forward and backward pass on one thread, in CPU seconds, on batches that take turns so that no branch
-is learned by heart. Everything takes its turn in every round, and each ratio is formed within a round, so that what
-else the machine does weighs on both sides. Rivals are installed with `pip install -e '.[bench]'`; without them their
-rows are left out.
+is learned by heart, under two conditions: "loop", five passes one after the other, and "step", one pass after other
+work that filled the caches, as in training. Everything takes its turn in every round, and each ratio is formed within
+a round, so that what else the machine does weighs on both sides. Rivals come with `pip install -e '.[bench]'`; without
+them their rows are left out.
 """
 
 import argparse
@@ -98,8 +99,16 @@ def step(loss: Loss, turns: "itertools.cycle[tuple[Tensor, Tensor]]") -> None:
     loss(logits, labels).backward()
 
 
+def once(loss: Loss, turns: "itertools.cycle[tuple[Tensor, Tensor]]", other: Tensor) -> float:
+    """Seconds of one pass after other work: a walk over more memory than caches hold."""
+    other.add_(1.0)
+    start = time.thread_time()
+    step(loss, turns)
+    return time.thread_time() - start
+
+
 def race(n: int, num_classes: int, rounds: int) -> list[dict]:
-    """Seconds of each loss at one size, and the ratio to cross entropy within the round."""
+    """Seconds of each loss at one size under both conditions, and the ratio to cross entropy within the round."""
     turns = itertools.cycle(batches(n, num_classes))
     runners = {("paperlib", name): loss for name, loss in ours().items()}
     runners |= {("rival", name): loss for name, (_, loss) in rivals(num_classes).items()}
@@ -107,23 +116,30 @@ def race(n: int, num_classes: int, rounds: int) -> list[dict]:
     runners = {("torch", "F.cross_entropy"): F.cross_entropy} | runners
     timers = {key: Timer("step(loss, turns)", globals={"step": step, "loss": loss, "turns": turns},
                          timer=time.thread_time) for key, loss in runners.items()}
-    seconds = {key: np.zeros(rounds) for key in timers}
+    other = torch.zeros(2**24)
+    taken = {condition: {key: np.zeros(rounds) for key in timers} for condition in ("loop", "step")}
     for timer in timers.values():
         timer.timeit(3)
     for turn in range(rounds):
         for key, timer in timers.items():
-            seconds[key][turn] = timer.timeit(5).mean
-    base = seconds["torch", "F.cross_entropy"]
+            taken["loop"][key][turn] = timer.timeit(5).mean
+            taken["step"][key][turn] = once(runners[key], turns, other)
     rows = []
-    for (side, name), taken in seconds.items():
-        low, middle, high = np.quantile(taken / base, (0.25, 0.5, 0.75))
-        rows.append({"side": side, "loss": name, "code": names[name] if side == "rival" else side, "n": n,
-                     "num_classes": num_classes, "seconds": float(np.median(taken)), "ratio": float(middle),
-                     "ratio_low": float(low), "ratio_high": float(high)})
+    for condition, (side, name) in itertools.product(taken, runners):
+        seconds = taken[condition]
+        own, base = seconds[side, name], seconds["torch", "F.cross_entropy"]
+        rows.append({"condition": condition, "side": side, "loss": name,
+                     "code": names[name] if side == "rival" else side, "n": n, "num_classes": num_classes,
+                     "seconds": float(np.median(own)), **_spread("ratio", own / base)})
         if side == "rival":
-            low, middle, high = np.quantile(taken / seconds["paperlib", name], (0.25, 0.5, 0.75))
-            rows[-1] |= {"times_ours": float(middle), "times_ours_low": float(low), "times_ours_high": float(high)}
+            rows[-1] |= _spread("times_ours", own / seconds["paperlib", name])
     return rows
+
+
+def _spread(name: str, values: np.ndarray) -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
+    return {name: float(middle), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def accuracy(num_classes: int) -> list[dict]:
@@ -185,8 +201,8 @@ def main() -> None:
         limited = ["topk_transition", "topk_grouped", "truncated_topk_entropy", "topk_entropy"]
         result["memory"] = memory(*LARGE, limited) + memory(LARGE[0] // 8, LARGE[1], ours())
     for row in speed:
-        print(f"{row['num_classes']:6d} {row['code']:48s} {row['loss']:36s} {row['seconds'] * 1e3:8.3f} ms "
-              f"{row['ratio']:8.2f} x CE {row.get('times_ours', 1):6.2f} x ours")
+        print(f"{row['condition']} {row['num_classes']:6d} {row['code']:48s} {row['loss']:36s} "
+              f"{row['seconds'] * 1e3:8.3f} ms {row['ratio']:8.2f} x CE {row.get('times_ours', 1):6.2f} x ours")
     for row in result["accuracy"] + result.get("memory", []):
         print(row)
     if not arguments.quick:

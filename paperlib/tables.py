@@ -117,18 +117,18 @@ def calibration(frame: pd.DataFrame | None = None) -> pd.DataFrame:
         "how": found["solver"].map({"search": "search", "linear": "linear programs"})})
 
 
-def loss_speed(frame: pd.DataFrame | None = None) -> pd.DataFrame:
+def loss_speed(frame: pd.DataFrame | None = None, condition: str = "loop") -> pd.DataFrame:
     """Time of each loss of the library as a multiple of torch's cross entropy, by size: median [quartiles]."""
     found = analysis.loss_costs() if frame is None else frame
-    found = found[found["side"] != "rival"]
+    found = found[(found["side"] != "rival") & (found["condition"] == condition)]
     return _by_size(found, [f"{row.ratio:.1f} [{row.ratio_low:.1f}, {row.ratio_high:.1f}]" for row in _rows(found)],
                     ["loss"])
 
 
-def rival_speed(frame: pd.DataFrame | None = None) -> pd.DataFrame:
+def rival_speed(frame: pd.DataFrame | None = None, condition: str = "loop") -> pd.DataFrame:
     """Time of other people's code as a multiple of the same loss here, by size: median [quartiles]."""
     found = analysis.loss_costs() if frame is None else frame
-    found = found[found["side"] == "rival"]
+    found = found[(found["side"] == "rival") & (found["condition"] == condition)]
     cells = [f"{row.times_ours:.1f} [{row.times_ours_low:.1f}, {row.times_ours_high:.1f}]" for row in _rows(found)]
     return _by_size(found, cells, ["loss", "code"]).rename(columns={"code": "other code"})
 

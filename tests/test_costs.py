@@ -19,8 +19,9 @@ def test_it_runs_and_times_every_loss(root, monkeypatch) -> None:
     assert timed == set(losses.names())
     assert all(row["seconds"] > 0 and row["ratio_low"] <= row["ratio"] <= row["ratio_high"] for row in rows)
     assert next(row for row in rows if row["side"] == "torch")["ratio"] == 1
-    (rival,) = (row for row in rows if row["side"] == "rival")
-    assert (rival["code"], rival["loss"]) == ("other", "topk_grouped") and rival["times_ours"] > 0
+    assert {row["condition"] for row in rows} == {"loop", "step"}
+    for rival in (row for row in rows if row["side"] == "rival"):
+        assert (rival["code"], rival["loss"]) == ("other", "topk_grouped") and rival["times_ours"] > 0
     found = subprocess.run([sys.executable, "experiments/benchmark_losses.py", "--help"], cwd=root, check=True,
                            capture_output=True, text=True).stdout  # fmt: skip
     assert "--quick" in found
@@ -43,7 +44,7 @@ def test_the_committed_document_becomes_tables() -> None:
     limited = analysis.loss_memory().query("n == 4096")
     assert set(limited["loss"]) >= {"topk_transition", "topk_grouped", "truncated_topk_entropy", "topk_entropy"}
     assert (limited["ratio"] <= 3).all(), limited
-    assert len(memory) == len(speed)
+    assert len(memory) == len(speed) == len(tables.loss_speed(condition="step"))
     assert analysis.cost_document()["code"]["dirty"] is False
 
 

@@ -27,11 +27,12 @@ def cost_document() -> dict[str, Any]:
 
 
 def loss_costs() -> pd.DataFrame:
-    """Time of one forward and backward pass, one row for each loss, size and code.
+    """Time of one forward and backward pass, one row for each condition, loss, size and code.
 
-    Columns: side (paperlib, rival, torch), loss, code, n, num_classes, seconds (median), ratio to torch's cross
-    entropy in the same round (median; ratio_low and ratio_high are the quartiles), and for a rival times_ours, how
-    many times the time of the same loss here (times_ours_low, times_ours_high).
+    Columns: condition (loop: passes one after the other; step: one pass after other work that filled the caches),
+    side (paperlib, rival, torch), loss, code, n, num_classes, seconds (median), ratio to torch's cross entropy in the
+    same round (median; ratio_low and ratio_high are the quartiles), and for a rival times_ours, how many times the
+    time of the same loss here (times_ours_low, times_ours_high).
     """
     return pd.DataFrame(cost_document()["speed"])
 

@@ -74,7 +74,8 @@ class Batch:
         """As :meth:`loss`, one for each row, (rows,), not yet weighed."""
         return self._apply(definition, True, Shares(), ())
 
-    def _apply(self, definition: Definition, bounded: bool, shares: "Shares", tensors: tuple[Tensor | None, ...]) -> Tensor:
+    def _apply(self, definition: Definition, bounded: bool, shares: "Shares",
+               tensors: tuple[Tensor | None, ...]) -> Tensor:
         function = WithDerivative if is_transformed() else EagerWithDerivative
         return function.apply(definition, bounded, shares, self.logits, self.labels, tensors)[0]
 
@@ -201,7 +202,6 @@ class Reduce(torch.autograd.Function):
         return Shares(share, ctx.count if total is None else total).spread(grad).expand(ctx.rows), None
 
 
-
 class Saturate(torch.autograd.Function):
     """Differences of finite scores that overflowed, held to the dtype's largest numbers; the gradient passes."""
 
@@ -219,7 +219,6 @@ class Saturate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad
-
 
 
 def largest(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -74,8 +74,7 @@ def topk_transition(logits: Tensor, labels: Tensor, *, k: int = 5, gate: Gate = 
         raise ValueError(f"detach_gate={detach_gate!r}: expected True or False")
     batch = prepare(logits, labels, weight, ignore_index, reduction, k)
     definition = partial(_transition, k=k, gate=gate, tau=tau, margin=margin, detach_gate=detach_gate, blend=blend)
-    times = None if isinstance(strength, (int, float)) and strength == 1 else _as_tensor(strength, batch.logits)
-    return batch.loss(definition, times, bounded=detach_gate)
+    return batch.loss(definition, _as_tensor(strength, batch.logits), bounded=detach_gate)
 
 
 def topk_grouped(logits: Tensor, labels: Tensor, *, k: int = 5, weight: Tensor | None = None,
@@ -95,6 +94,7 @@ def topk_grouped(logits: Tensor, labels: Tensor, *, k: int = 5, weight: Tensor |
 def _transition(logits: Tensor, labels: Tensor, strength: Tensor | None = None, *, k: int, gate: str = "none",
                 tau: float = 1.0, margin: float = 1.0, detach_gate: bool = True,
                 blend: str = "probability") -> tuple[Tensor, Tensor]:
+    """Losses (rows,) and their derivative (rows, C), of which the group and the label differ from the softmax."""
     lowest, tiny = torch.finfo(logits.dtype).min, torch.finfo(logits.dtype).tiny
     y = labels.unsqueeze(1)
     best, top = largest(logits, k + 1)
@@ -147,9 +147,12 @@ def _log_gate_slope(depth: Tensor, gate: str, tau: float, margin: float) -> Tens
     return torch.full_like(depth, -math.log(margin)).masked_fill(level, -math.inf)
 
 
-def _as_tensor(strength: float | Tensor, like: Tensor) -> Tensor:
+def _as_tensor(strength: float | Tensor, like: Tensor) -> Tensor | None:
+    """None is a strength of 1 throughout."""
     if not isinstance(strength, Tensor):
         check_number("strength", strength, 0, 1)
+        if strength == 1:
+            return None
         return torch.full((), float(strength), dtype=like.dtype, device=like.device)
     if strength.dim() != 0 or not strength.is_floating_point():
         raise ValueError(f"strength: got a {strength.dtype} tensor of shape {tuple(strength.shape)}, expected a float "

@@ -6,7 +6,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from paperlib.losses._common import LossSpec, Reduction, check_number, check_scale, competitors, is_transformed, prepare
+from paperlib.losses._common import (
+    LossSpec,
+    Reduction,
+    check_number,
+    check_scale,
+    competitors,
+    is_transformed,
+    prepare,
+)
 
 
 def smooth_topk_svm(logits: Tensor, labels: Tensor, *, k: int = 5, tau: float = 1.0, margin: float = 1.0,

@@ -138,8 +138,7 @@ def _network(own: Tensor, best: Tensor, method: str, steepness: float) -> Tensor
         log_upper, log_lower = _wires(log_p, start, stop, stride, mirrored)
         fixed = _wires(absent, start, stop, stride, mirrored)[1] | (present < least)
         apart = Saturate.apply(torch.where(fixed, 0.0, upper - lower))
-        stay, swap = _log_cauchy(apart, steepness), _log_cauchy(-apart, steepness)
-        exchanged = _exchanged(apart, steepness)
+        stay, swap, exchanged = _comparator(apart, steepness)
         new_scores = upper - exchanged, lower + exchanged
         new_log_p = (torch.stack([log_upper + stay, log_lower + swap]).logsumexp(dim=0),
                      torch.stack([log_upper + swap, log_lower + stay]).logsumexp(dim=0))
@@ -186,28 +185,26 @@ def _joined(values: Tensor, before: tuple[Tensor, Tensor], after: tuple[Tensor, 
     return torch.cat([values[:, :start], middle, values[:, stop:]], dim=1)
 
 
-def _log_cauchy(d: Tensor, steepness: float) -> Tensor:
-    """log(1/2 + atan(x) / pi) of x = steepness * d, also where that is near 0: there it is log(atan(-1 / x) / pi)."""
-    far, size, inverse = _far(-d, steepness)
-    tail = -size.log() - math.log(math.pi * steepness) + (inverse.atan() / inverse).log()
-    return torch.where(far, tail, (0.5 + (steepness * torch.where(far, 0.0, d)).atan() / math.pi).log())
+def _comparator(d: Tensor, steepness: float) -> tuple[Tensor, Tensor, Tensor]:
+    """For scores at distance ``d``: log-probability that they stay, that they are swapped, and d times the latter.
 
-
-def _exchanged(d: Tensor, steepness: float) -> Tensor:
-    """D times the probability of a swap, which tends to a constant for large d, where either factor would overflow."""
-    distance = torch.where(d < 0, -d, d)
-    far, _, inverse = _far(distance, steepness)
+    All follow from a = abs(d) and the probability of the less likely, 1/2 - atan(x) / pi with x = steepness * a, which
+    far out is atan(1 / x) / pi: a times it tends to a constant, where either factor would overflow.
+    """
+    turned = d < 0
+    distance = torch.where(turned, -d, d)
+    far = distance > 1 / steepness
+    size = torch.where(far, distance, 1.0)
+    inverse = 1 / (steepness * size.clamp(max=1e15 / steepness))  # held to where atan(1 / x) x is 1 in any precision
+    ratio = inverse.atan() / inverse
     near = torch.where(far, 0.0, distance)
-    product = torch.where(far, inverse.atan() / inverse / (math.pi * steepness),
-                          near * (0.5 - (steepness * near).atan() / math.pi))
-    return torch.where(d < 0, d + product, product)
-
-
-def _far(d: Tensor, steepness: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Where x = steepness * d > 1; d there, else 1; 1 / x there, held to where atan(1 / x) x is 1 in any precision."""
-    far = d > 1 / steepness
-    size = torch.where(far, d, 1.0)
-    return far, size, 1 / (steepness * size.clamp(max=1e15 / steepness))
+    close = 0.5 - (steepness * near).atan() / math.pi
+    scale = math.pi * steepness
+    moved = torch.where(far, ratio / scale, near * close)
+    log_less = torch.where(far, ratio.log() - size.log() - math.log(scale), close.log())
+    log_more = (-torch.where(far, ratio / scale / size, close)).log1p()
+    return (torch.where(turned, log_less, log_more), torch.where(turned, log_more, log_less),
+            torch.where(turned, d + moved, moved))
 
 
 SPECS = (LossSpec(difftopk_cross_entropy, "differentiable top-k CE", "petersen2022differentiable"),)
