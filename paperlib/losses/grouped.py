@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from paperlib.losses._common import (
+    Batch,
     LossSpec,
     Reduction,
     add_at,
@@ -52,7 +53,8 @@ def topk_transition(logits: Tensor, labels: Tensor, *, k: int = 5, gate: Gate = 
         gate: how deep inside the top k a sample's label must be before its loss is grouped.
         tau: temperature of ``"ratio"``, in logits, > 0.
         margin: width of ``"linear"``, in logits, > 0.
-        strength: in [0, 1]; a float, or a 0-d tensor that a schedule may fill without recompiling anything.
+        strength: in [0, 1]; a float, a 0-d tensor that a schedule may fill without recompiling anything, or a tensor of
+            the shape of ``labels``, one strength a sample, as where models are trained together.
         detach_gate: treat :math:`g` as a constant in the gradient. False is the exact gradient, which near the
             boundary grows like :math:`\min(S / (\tau p_y), 1 / (s_y - r))`.
         blend: whether probabilities or losses are mixed.
@@ -74,7 +76,7 @@ def topk_transition(logits: Tensor, labels: Tensor, *, k: int = 5, gate: Gate = 
         raise ValueError(f"detach_gate={detach_gate!r}: expected True or False")
     batch = prepare(logits, labels, weight, ignore_index, reduction, k)
     definition = partial(_transition, k=k, gate=gate, tau=tau, margin=margin, detach_gate=detach_gate, blend=blend)
-    return batch.loss(definition, _as_tensor(strength, batch.logits), bounded=detach_gate)
+    return batch.loss(definition, _as_tensor(strength, batch), bounded=detach_gate)
 
 
 def topk_grouped(logits: Tensor, labels: Tensor, *, k: int = 5, weight: Tensor | None = None,
@@ -151,17 +153,21 @@ def _log_gate_rate(depth: Tensor, gate: str, tau: float, margin: float) -> Tenso
     return torch.full_like(depth, -math.log(margin)).masked_fill(shut, -math.inf)
 
 
-def _as_tensor(strength: float | Tensor, like: Tensor) -> Tensor:
+def _as_tensor(strength: float | Tensor, batch: Batch) -> Tensor:
+    """0-d, or (rows, 1)."""
+    like = batch.logits
     if not isinstance(strength, Tensor):
         check_number("strength", strength, 0, 1)
         return torch.full((), float(strength), dtype=like.dtype, device=like.device)
-    if strength.dim() != 0 or not strength.is_floating_point():
-        raise ValueError(f"strength: got a {strength.dtype} tensor of shape {tuple(strength.shape)}, expected a float "
-                         "or a floating-point tensor without dimensions")
-    if strength.device.type == "cpu" and is_plain(strength):
-        check_number("strength", float(strength), 0, 1)
+    if (strength.dim() and strength.shape != batch.shape) or not strength.is_floating_point():
+        raise ValueError(f"strength: got a {strength.dtype} tensor of shape {tuple(strength.shape)}, expected a float, "
+                         f"or a floating-point tensor without dimensions or of the labels' shape {tuple(batch.shape)}")
+    if strength.device.type == "cpu" and is_plain(strength) and strength.numel():
+        for bound in strength.aminmax():
+            check_number("strength", float(bound), 0, 1)
     # A copy: a schedule may fill its tensor anew before the backward pass.
-    return strength.detach().clone().to(dtype=like.dtype, device=like.device)
+    strength = strength.detach().clone().to(dtype=like.dtype, device=like.device)
+    return strength.reshape(-1, 1) if strength.dim() else strength
 
 
 SPECS = (
