@@ -238,7 +238,7 @@ def require(grid: str) -> dict[str, Record]:
     cells = grids.load(grid).cells
     records = load() if paths.RECORDS.exists() else []
     if absent := missing(cells, records):
-        lines = [f"  {cell.config.run_id}  {cell.setup}/{cell.variant}/seed {cell.seed}" for cell in absent]
+        lines = [f"  {cell.config.run_id}  {cell.place}" for cell in absent]
         raise MissingRecordsError(
             f"grid {grid!r} misses {len(absent)} of {len(cells)} runs:\n" + "\n".join(lines)
             + f"\nMake them with: python -m paperlib.sweep {grid} --out experiments/records/{grid}")
