@@ -45,8 +45,8 @@ class RunConfig:
     strength_schedule: str = "constant"  #: of ``topk_transition``, over training progress
     ramp_start: float = 0.5  #: training progress in [0, 1] at which a ramp leaves 0
     ramp_end: float = 1.0  #: and at which it reaches the loss's ``strength``
-    #: Initialisation, order, augmentation, loss noise. A list of seeds, kept as an ascending tuple, is that many models
-    #: trained at once, which share one record.
+    #: Initialisation, order, augmentation, loss noise. A list of seeds, kept as an ascending tuple, is that many
+    #: models, trained at once, which share one record.
     seed: int | tuple[int, ...] = 0
     seed_split: int = 0
     seed_noise: int = 0

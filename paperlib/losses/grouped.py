@@ -53,8 +53,8 @@ def topk_transition(logits: Tensor, labels: Tensor, *, k: int = 5, gate: Gate = 
         gate: how deep inside the top k a sample's label must be before its loss is grouped.
         tau: temperature of ``"ratio"``, in logits, > 0.
         margin: width of ``"linear"``, in logits, > 0.
-        strength: in [0, 1]; a float, a 0-d tensor that a schedule may fill without recompiling anything, or a tensor of
-            the shape of ``labels``, one strength a sample, as where models are trained together.
+        strength: in [0, 1]; a float, a 0-d tensor that a schedule may fill without recompiling anything, or a tensor
+            of the shape of ``labels``: one strength a sample, as where models are trained together.
         detach_gate: treat :math:`g` as a constant in the gradient. False is the exact gradient, which near the
             boundary grows like :math:`\min(S / (\tau p_y), 1 / (s_y - r))`.
         blend: whether probabilities or losses are mixed.
@@ -160,8 +160,9 @@ def _as_tensor(strength: float | Tensor, batch: Batch) -> Tensor:
         check_number("strength", strength, 0, 1)
         return torch.full((), float(strength), dtype=like.dtype, device=like.device)
     if (strength.dim() and strength.shape != batch.shape) or not strength.is_floating_point():
-        raise ValueError(f"strength: got a {strength.dtype} tensor of shape {tuple(strength.shape)}, expected a float, "
-                         f"or a floating-point tensor without dimensions or of the labels' shape {tuple(batch.shape)}")
+        raise ValueError(f"strength: got a {strength.dtype} tensor of shape {tuple(strength.shape)}, expected a float "
+                         "or a floating-point tensor, without dimensions or of the labels' shape "
+                         f"{tuple(batch.shape)}")
     if strength.device.type == "cpu" and is_plain(strength) and strength.numel():
         for bound in strength.aminmax():
             check_number("strength", float(bound), 0, 1)
