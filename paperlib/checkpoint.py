@@ -4,12 +4,24 @@ import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from paperlib.config import PROTOCOL
+
+
+class Stateful(Protocol):
+    """What an optimiser has that can be stopped and go on."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything beside the weights that the next step depends on."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        ...
 
 
 @dataclass
@@ -20,6 +32,7 @@ class State:
     step: int = 0  #: steps finished in the epoch under way
     sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))  #: loss, top-1, top-k hits
     tracked: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    validation: dict[str, Any] = field(default_factory=dict)  #: for the record; empty until the last epoch is over
     history: list[dict[str, Any]] = field(default_factory=list)
     timing: dict[str, float] = field(default_factory=lambda: {
         "train_seconds": 0.0, "train_cpu_seconds": 0.0, "evaluation_seconds": 0.0, "timed_images": 0,
@@ -43,7 +56,7 @@ class Checkpoint:
         """Whether the last one is old enough."""
         return time.monotonic() - self.saved_at >= self.seconds
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
+    def save(self, model: nn.Module, optimizer: Stateful, state: State) -> None:
         """Write to a temporary file, force it to disk, rename."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
@@ -60,7 +73,7 @@ class Checkpoint:
             raise
         self.saved_at = time.monotonic()
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+    def restore(self, model: nn.Module, optimizer: Stateful) -> State:
         """Fill model and optimizer and return the state; a fresh state where there is no checkpoint.
 
         Raises:

@@ -75,6 +75,17 @@ def decode_ranks(text: str) -> NDArray[np.int64]:
     return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<u2").astype(np.int64)
 
 
+def encode_counts(counts: Any) -> str:
+    """How often the label had each rank, (M, C): int32 little-endian, row by row, zlib, base64."""
+    return base64.b64encode(zlib.compress(np.asarray(counts).astype("<i4").tobytes(), 9)).decode()
+
+
+def decode_counts(text: str, num_classes: int) -> NDArray[np.int64]:
+    """The inverse of :func:`encode_counts`, as int64 (M, C)."""
+    flat = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<i4").astype(np.int64)
+    return flat.reshape(-1, num_classes)
+
+
 def parse(text: str, source: object = "text") -> Record:
     """A record from its JSON document.
 

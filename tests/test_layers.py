@@ -27,9 +27,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"config", "seeding"},
     "checkpoint": {"config"},
     "progress": set(),
+    "parts": {"config", "losses", "schedules"},
+    "ensemble": {
+        *("config", "records", "environment", "seeding", "schedules", "metrics", "data", "models", "losses"),
+        *("checkpoint", "progress", "parts"),
+    },
     "train": {
         *("paths", "config", "records", "environment", "seeding", "schedules", "metrics", "stats"),
-        *("data", "models", "losses", "checkpoint", "progress"),
+        *("data", "models", "losses", "checkpoint", "progress", "parts", "ensemble"),
     },
     "sweep": {"paths", "config", "grids", "records", "environment", "checkpoint", "progress", "train"},
     "analysis": {"paths", "config", "grids", "metrics", "stats", "records"},

@@ -10,8 +10,9 @@ from paperlib.models.mlp import MLP
 from paperlib.models.polynomial import Polynomial
 from paperlib.models.resnet import ResNet18
 from paperlib.models.speednet import SpeedNet
+from paperlib.models.stack import Stack, stacked
 
-__all__ = ["MLP", "MODELS", "Polynomial", "ResNet18", "SpeedNet", "build", "prepare"]
+__all__ = ["MLP", "MODELS", "Polynomial", "ResNet18", "SpeedNet", "Stack", "build", "prepare", "stacked"]
 
 #: Models by name: ``(input_shape, num_classes, width, depth) -> Module`` with logits (B, C) as output.
 MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "polynomial": Polynomial, "resnet18": ResNet18,
