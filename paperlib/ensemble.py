@@ -1,9 +1,9 @@
 """Many small models at once: seeds, and settings of the optimiser, as one batched program.
 
-A step of a model with a dozen units is over before Python has asked for the next, so a loop over models pays for the asking.
-Here the models of a chunk are stacked and take each step together: one batched product a layer, the loss on all their rows,
-one call of the optimiser. Nothing connects them: each has the initial weights, the data order, the noise, the gradient and
-the schedules that ``train.train`` gives its seed, so that both end in the same weights, up to rounding.
+A step of a model with a dozen units is over before Python has asked for the next, so a loop over models pays for the
+asking. Here models are stacked and take each step together: one batched product a layer, the loss on all rows, one
+call of the optimiser. Nothing connects them: each has the initial weights, the data order, the noise, the gradient and
+the schedules that ``train.train`` gives its seed, so both end in the same weights, up to rounding.
 """
 
 import math
@@ -51,7 +51,7 @@ def train_many(config: RunConfig, **options: Any) -> Record:
 def trained_many(config: RunConfig, *, device: torch.device | str | None = None, checkpoint: Path | str | None = None,
                  stop: Callable[[], bool] | None = None, commit: str | None = None, threads: int = 1,
                  quiet: bool = False) -> tuple[Record, list[nn.Module], Splits]:
-    """Train the models of one configuration; return their record, the networks in the order of the seeds, and the data.
+    """Train the models of one configuration; return their record, the networks, one a seed, and the data.
 
     The record holds lists, one entry a model, and an entry of history for each epoch with validation: set
     ``evaluate_every`` so that there are few.
@@ -103,7 +103,7 @@ def fit(networks: Sequence[nn.Module], loss: Loss, train: Arrays, validation: Ar
 
     Args:
         networks: of one form, ``mlp`` or ``polynomial``, float32 or float64.
-        loss: as a rule of :func:`paperlib.losses.get`: ``loss(logits, labels, reduction="none")`` on rows of all models.
+        loss: called as ``loss(logits, labels, reduction="none")`` on the rows of all models.
         train: inputs of the networks' dtype, normalised, (n, ...), and labels (n,).
         validation: likewise.
         configs: one a network, which differ in the keys of ``OWN`` alone, and of ``loss_options`` in ``strength``.
@@ -143,8 +143,8 @@ def fit(networks: Sequence[nn.Module], loss: Loss, train: Arrays, validation: Ar
             for step in range(max(0, state.step - number * steps), steps):
                 started = time.perf_counter(), time.process_time()
                 index = order[:, step * batch : (step + 1) * batch].reshape(-1)
-                chunk.step(loss, features.index_select(0, index), train.labels.index_select(0, index), state, epoch, step,
-                           steps, total)
+                chunk.step(loss, features.index_select(0, index), train.labels.index_select(0, index), state,
+                           epoch, step, steps)
                 state.step += 1
                 state.timing["train_seconds"] += time.perf_counter() - started[0]
                 state.timing["train_cpu_seconds"] += time.process_time() - started[1]
@@ -156,7 +156,7 @@ def fit(networks: Sequence[nn.Module], loss: Loss, train: Arrays, validation: Ar
                 if stopping:
                     progress.close()
                     raise TrainingInterruptedError(f"run {run_id} stopped as asked, in epoch {epoch + 1}")
-        if (epoch + 1) % config.evaluate_every == 0 or epoch + 1 == config.epochs:
+        if _due(config, epoch):
             state.history.append(_epoch_results(chunks, loss, validation, state, epoch, steps, batch))
             progress.epoch(_means(state.history[-1]), config.epochs)
         if not any(bool(stack.alive.any()) for stack in stacks):
@@ -182,6 +182,7 @@ class _Chunk:
             self.parts.append((settings, rows, part, make_optimizer(part, settings)))
             first = rows.stop
         options = losses.options(configs[0].loss) | configs[0].loss_options
+        self.shares: Tensor | None = None  # of each row in its model's gradient, (M * B,)
         self.noise = options["num_samples"] if options.get("eps") and "noise" in options else 0
 
     def order(self, epoch: int, n: int) -> Tensor:
@@ -190,25 +191,29 @@ class _Chunk:
         return torch.stack([torch.randperm(n, generator=generator(config.seeds[0], "order", epoch, device=device),
                                            device=device) for config in self.configs])
 
-    def step(self, loss: Loss, inputs: Tensor, labels: Tensor, state: State, epoch: int, step: int, steps: int,
-             total: int) -> None:
+    def step(self, loss: Loss, inputs: Tensor, labels: Tensor, state: State, epoch: int, step: int,
+             steps: int) -> None:
         """One step of every model on its own batch: inputs (M * B, D), labels (M * B,)."""
-        stack, done = self.stack, epoch * steps + step
+        stack, done, total = self.stack, epoch * steps + step, self.configs[0].epochs * steps
         inputs, tracked = inputs.unflatten(0, (stack.models, -1)), state.tracked[self.place]
         logits = stack(inputs)
-        if not bool(torch.stack(logits.detach().aminmax()).isfinite().all()):
+        if not all(math.isfinite(bound) for bound in logits.detach().aminmax()):
             self.drop(~logits.isfinite().flatten(1).all(dim=1))
             logits = stack(inputs)
         batch, rows = inputs.shape[1], logits.flatten(0, 1)
         changes = self.changes((done + 0.5) / total, tracked, rows.shape[1], batch, epoch, step)
         values = loss(rows, labels, reduction="none", **changes)
         stack.zero_grad()
-        values.backward((stack.alive / batch).to(values.dtype).repeat_interleave(batch))
+        if self.shares is None or len(self.shares) != len(values):
+            self.shares = (stack.alive / batch).to(values.dtype).repeat_interleave(batch)
+        values.backward(self.shares)
         for settings, _, part, optimizer in self.parts:
             set_learning_rate(optimizer, schedules.learning_rate(settings, done, total))
             if isinstance(part, Part):
                 part.lend_gradients()
             optimizer.step()
+        if not _due(settings, epoch) and settings.strength_schedule != "tracked":
+            return  # nobody asks for averages of this epoch
         with torch.no_grad():
             ahead = (rows > rows.gather(1, labels.unsqueeze(1))).sum(dim=1).unflatten(0, (-1, batch))
             hits = torch.stack([(ahead < k).sum(dim=1) for k in (1, shown_k(settings))]).double()
@@ -239,6 +244,7 @@ class _Chunk:
     def drop(self, lost: Tensor) -> None:
         """Take models, bool (M,), out: all zeros, they cannot hurt the others or themselves."""
         self.stack.drop(lost)
+        self.shares = None
         for _, rows, _, optimizer in self.parts:
             for values in optimizer.state.values():
                 for value in values.values():
@@ -288,6 +294,11 @@ def _epoch_results(chunks: Sequence[_Chunk], loss: Loss, validation: Arrays, sta
                          zip(chunk.configs, lost[chunk.place].tolist(), strict=True) if gone]}
 
 
+def _due(config: RunConfig, epoch: int) -> bool:
+    """Whether a 0-based epoch ends with validation."""
+    return (epoch + 1) % config.evaluate_every == 0 or epoch + 1 == config.epochs
+
+
 def evaluate(stacks: Sequence[Stack], loss: Loss, arrays: Arrays, config: RunConfig) -> dict[str, Any]:
     """What a record keeps of a split: of every model losses, calibration, and how often the label had each rank.
 
@@ -296,7 +307,8 @@ def evaluate(stacks: Sequence[Stack], loss: Loss, arrays: Arrays, config: RunCon
     model that diverged has None, and no counts.
     """
     exact = _class_probabilities(config, arrays.inputs)
-    found = [_results(logits, arrays.labels, loss, exact) for stack in stacks for logits in stack.predict(arrays.inputs)]
+    found = [_results(logits, arrays.labels, loss, exact)
+             for stack in stacks for logits in stack.predict(arrays.inputs)]
     num_classes = stacks[0].sizes[-1]
     gone = {"counts": [0] * num_classes}
     lists = {key: [(row or gone).get(key) for row in found]
@@ -345,8 +357,9 @@ def _class_probabilities(config: RunConfig, inputs: Tensor) -> Tensor | None:
 
 def _networks(config: RunConfig, inputs: Tensor, num_classes: int, device: torch.device) -> list[nn.Module]:
     """One network a seed, initialised from it, as ``train`` makes it."""
-    networks = [models.build(config.model, tuple(inputs.shape[1:]), num_classes, width=config.width, depth=config.depth,
-                             seed=derive(seed, "initialisation")).to(device) for seed in config.seeds]
+    networks = [models.build(config.model, tuple(inputs.shape[1:]), num_classes, width=config.width,
+                             depth=config.depth, seed=derive(seed, "initialisation")).to(device)
+                for seed in config.seeds]
     models.prepare(networks[0], inputs[:2000])
     for network in networks[1:]:  # what the data decides is the same for all
         for own, first in zip(network.buffers(), networks[0].buffers(), strict=True):
@@ -365,8 +378,8 @@ def _check(config: RunConfig) -> None:
             ("precision", config.precision, config.precision == "fp32", "'fp32'"),
             ("augment", config.augment, not augmented, "False")):
         if not fine:
-            raise ValueError(f"{name}={value!r} with {len(config.seed)} seeds: expected {expected}, for models that are "
-                             "trained at once; one seed a run has no such limit")
+            raise ValueError(f"{name}={value!r} with {len(config.seed)} seeds: expected {expected}, for models that "
+                             "are trained at once; one seed a run has no such limit")
 
 
 def _common(configs: Sequence[RunConfig], networks: int) -> RunConfig:

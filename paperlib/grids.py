@@ -33,8 +33,9 @@ class Grid:
     """A grid: every setup with every variant at every seed.
 
     ``setups`` and ``variants`` map names to their tables in the file (``label`` and the configuration keys
-    that they change). A seed may be a list of seeds: one cell, whose models are trained at once. ``cells`` are
-    in priority order, all of one seed before the next, so that a grid that was cut off still holds complete comparisons.
+    that they change). A seed may be a list of seeds: one cell, whose models are trained at once. ``cells`` are in
+    priority order, all of one seed before the next, so that a grid that was cut off still holds complete
+    comparisons.
     """
 
     name: str

@@ -138,8 +138,8 @@ def trained(config: RunConfig, *, device: torch.device | str | None = None, chec
         TrainingInterruptedError: see :func:`fit`.
     """
     if isinstance(config.seed, tuple):
-        raise ValueError(f"seed={list(config.seed)!r}: expected one seed, since one network is returned; several are for "
-                         "train, or for paperlib.ensemble.trained_many")
+        raise ValueError(f"seed={list(config.seed)!r}: expected one seed, since one network is returned; several are "
+                         "for train, or for paperlib.ensemble.trained_many")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     loss = make_loss(config)
     with torch_threads(threads):

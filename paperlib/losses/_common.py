@@ -219,7 +219,8 @@ def largest(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
     As ``torch.topk``. On a CPU that compares entry by entry, at the mercy of the branch predictor, and costs several
     times a softmax: there, a few maxima in single precision are found by operations that run along memory.
     """
-    if rows.device.type != "cpu" or rows.dtype != torch.float32 or count > 16 or not is_plain(rows):
+    few = rows.shape[1] <= 10  # then torch.topk has little to compare
+    if rows.device.type != "cpu" or rows.dtype != torch.float32 or few or count > 16 or not is_plain(rows):
         values, places = rows.topk(count, dim=1)
         return values, places
     with torch.no_grad():
@@ -260,6 +261,17 @@ def _maxima(rows: Tensor, count: int) -> Tensor:
         found.append(keys.amax(dim=1, keepdim=True).view(torch.int64) & mask)
         keys.scatter_(1, found[-1], -math.inf)
     return torch.cat(found, dim=1)
+
+
+def softmax(rows: Tensor) -> Tensor:
+    """``rows.softmax(dim=1)``.
+
+    On a CPU torch takes rows shorter than its vectors one number at a time, slower than it takes a hundred classes:
+    there, columns are gone through instead. Ten classes and more keep torch's rounding, which recorded runs have.
+    """
+    if rows.device.type != "cpu" or rows.shape[1] >= 10 or not is_plain(rows):
+        return rows.softmax(dim=1)
+    return rows.t().contiguous().softmax(dim=0).t().contiguous()
 
 
 def add_at(values: Tensor, places: Tensor, addend: Tensor) -> Tensor:

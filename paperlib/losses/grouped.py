@@ -18,6 +18,7 @@ from paperlib.losses._common import (
     is_plain,
     largest,
     prepare,
+    softmax,
 )
 
 Gate = Literal["ratio", "linear", "none"]
@@ -103,7 +104,7 @@ def _transition(logits: Tensor, labels: Tensor, strength: Tensor | None = None, 
     first, outside, beside, top = best[:, :1], best[:, k:], top[:, k:], top[:, :k]
     own = logits.gather(1, y)
     depth = own - outside
-    p = logits.softmax(dim=1)
+    p = softmax(logits)
     log_z = -p.gather(1, top[:, :1]).log()  # exp(0) / sum is the largest probability
     # The label's companions in the group, if it is inside. One of them, or the label itself, is the largest: 1.
     others = (best[:, :k] - first).exp() * ((top != y) & (depth > 0))

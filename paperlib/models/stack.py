@@ -1,6 +1,6 @@
 """Small networks of one form as one module: the weights of each layer stacked, a forward pass for all at once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,9 @@ from paperlib.models.mlp import MLP
 from paperlib.models.polynomial import Polynomial
 
 #: A stack holds as many networks as keep an activation (networks x batch x units) near this size, but not fewer than
-#: ``LEAST``, below which Python's part of a step costs more than the arithmetic. A product that is batched otherwise is
-#: rounded otherwise: these two numbers belong to the protocol.
-ACTIVATION_BYTES = 1_000_000
+#: ``LEAST``, below which Python's part of a step costs more than the arithmetic. A product that is batched otherwise
+#: is rounded otherwise: these two numbers belong to the protocol.
+ACTIVATION_BYTES = 4_000_000
 LEAST = 64
 #: Rows that pass at once in :meth:`Stack.predict`.
 ROWS = 500
@@ -23,12 +23,14 @@ class Tanh(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Of x, any shape."""
         y = (2 * x).sigmoid_().mul_(2).sub_(1)
         ctx.save_for_backward(y)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """As of ``torch.tanh``."""
         (y,) = ctx.saved_tensors
         return torch.ops.aten.tanh_backward(grad, y)
 
@@ -74,7 +76,8 @@ class Stack(nn.Module):
     @torch.no_grad()
     def predict(self, inputs: Tensor) -> Tensor:
         """Logits (M, n, C) of inputs (n, ...), the same for all networks; NaN for those that are out."""
-        logits = torch.cat([self(block.expand(self.models, -1, -1)) for block in self.features(inputs).split(ROWS)], dim=1)
+        blocks = self.features(inputs).split(ROWS)
+        logits = torch.cat([self(block.expand(self.models, -1, -1)) for block in blocks], dim=1)
         return torch.where(self.alive[:, None, None], logits, torch.nan)
 
     @torch.no_grad()
@@ -134,5 +137,5 @@ def stacked(networks: Sequence[nn.Module], batch_size: int) -> list[Stack]:
 
 def _layers(network: nn.Module) -> list[nn.Linear]:
     if not isinstance(network, MLP | Polynomial):
-        raise ValueError(f"a network of type {type(network).__name__}: expected 'mlp' or 'polynomial', which can be stacked")
+        raise ValueError(f"a network of type {type(network).__name__}: expected 'mlp' or 'polynomial', to be stacked")
     return [module for module in network.modules() if isinstance(module, nn.Linear)]
