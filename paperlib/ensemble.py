@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paperlib import data, environment, losses, metrics, models, schedules
+from paperlib import data, environment, losses, models, schedules
 from paperlib.checkpoint import Checkpoint, State
 from paperlib.config import PROTOCOL, RunConfig
+from paperlib.counts import decode_counts
 from paperlib.data import Arrays, Normalizer, Splits
-from paperlib.data.synthetic import FAMILIES
+from paperlib.evaluation import digits, evaluate
 from paperlib.models.stack import Part, Stack, stacked
 from paperlib.parts import (
     TRACKING_RATE,
@@ -35,7 +36,7 @@ from paperlib.parts import (
     torch_threads,
 )
 from paperlib.progress import Progress
-from paperlib.records import SCHEMA, Record, decode_counts, encode_counts
+from paperlib.records import SCHEMA, Record
 from paperlib.seeding import derive, generator
 
 Loss = Callable[..., Tensor]
@@ -288,7 +289,7 @@ def _epoch_results(chunks: Sequence[_Chunk], loss: Loss, validation: Arrays, sta
     return {"epoch": epoch + 1, "progress": (epoch + 1) / config.epochs,
             "lr": schedules.learning_rate(config, done, total), "strength": strength,
             "resolution": schedules.resolution(config, epoch),
-            **{key: [None if gone else _digits(value) for value, gone in zip(values, lost.tolist(), strict=True)]
+            **{key: [None if gone else digits(value) for value, gone in zip(values, lost.tolist(), strict=True)]
                for key, values in lists.items()},
             "diverged": [each.seeds[0] for chunk in chunks for each, gone in
                          zip(chunk.configs, lost[chunk.place].tolist(), strict=True) if gone]}
@@ -297,62 +298,6 @@ def _epoch_results(chunks: Sequence[_Chunk], loss: Loss, validation: Arrays, sta
 def _due(config: RunConfig, epoch: int) -> bool:
     """Whether a 0-based epoch ends with validation."""
     return (epoch + 1) % config.evaluate_every == 0 or epoch + 1 == config.epochs
-
-
-def evaluate(stacks: Sequence[Stack], loss: Loss, arrays: Arrays, config: RunConfig) -> dict[str, Any]:
-    """What a record keeps of a split: of every model losses, calibration, and how often the label had each rank.
-
-    Where the class probabilities are known also ``expected``, the accuracy at every k that the model has under them
-    at these points, whatever labels were drawn, and ``bayes``, the best possible. Label noise is no part of either. A
-    model that diverged has None, and no counts.
-    """
-    exact = _class_probabilities(config, arrays.inputs)
-    found = [_results(logits, arrays.labels, loss, exact)
-             for stack in stacks for logits in stack.predict(arrays.inputs)]
-    num_classes = stacks[0].sizes[-1]
-    gone = {"counts": [0] * num_classes}
-    lists = {key: [(row or gone).get(key) for row in found]
-             for key in ("loss", "nll", "ece", "counts", *(["expected"] if exact is not None else []))}
-    result = {"n": len(arrays), "num_classes": num_classes} | lists | {"counts": encode_counts(lists["counts"])}
-    if exact is not None:
-        best = exact.double().sort(dim=1, descending=True).values.mean(dim=0).cumsum(dim=0)
-        result["bayes"] = [_digits(value) for value in best.tolist()]
-    return result
-
-
-@torch.no_grad()
-def _results(logits: Tensor, labels: Tensor, loss: Loss, exact: Tensor | None) -> dict[str, Any] | None:
-    """Of one model, with logits (n, C)."""
-    if not bool(logits.isfinite().all()):
-        return None
-    counts = torch.bincount(metrics.label_ranks(logits, labels), minlength=logits.shape[1] + 1)[1:]
-    found: dict[str, Any] = {
-        "loss": _digits(float(loss(logits, labels))), "nll": _digits(metrics.negative_log_likelihood(logits, labels)),
-        "ece": _digits(metrics.expected_calibration_error(logits, labels)), "counts": counts.tolist()}
-    if exact is not None:
-        found["expected"] = [_digits(value) for value in expected_topk(logits, exact).tolist()]
-    return found
-
-
-def expected_topk(logits: Tensor, probabilities: Tensor) -> Tensor:
-    """Expected accuracy of a model's top k under exact class probabilities, for k = 1..C, float64 (C,).
-
-    Args:
-        logits: scores (n, C). Equal ones count as ahead, as in :func:`paperlib.metrics.label_ranks`.
-        probabilities: (n, C), of the classes at the same points.
-    """
-    num_classes = logits.shape[1]
-    ranks = torch.stack([(logits >= own.unsqueeze(1)).sum(dim=1) for own in logits.unbind(dim=1)], dim=1)
-    mass = torch.bincount(ranks.reshape(-1), probabilities.double().reshape(-1), minlength=num_classes + 1)
-    return mass[1:].cumsum(dim=0) / len(logits)
-
-
-def _class_probabilities(config: RunConfig, inputs: Tensor) -> Tensor | None:
-    """Of each class at each point, (n, C), where they are known."""
-    if config.dataset != "synthetic" or config.family is None:
-        return None
-    options = {name: value for name, value in config.family_options.items() if name != "n"}
-    return FAMILIES[config.family](inputs, **options)
 
 
 def _networks(config: RunConfig, inputs: Tensor, num_classes: int, device: torch.device) -> list[nn.Module]:
@@ -397,11 +342,6 @@ def _common(configs: Sequence[RunConfig], networks: int) -> RunConfig:
                 raise ValueError(f"{key}={other[key]!r} and {first[key]!r}: expected one value, since only "
                                  f"{', '.join(OWN[:-1])} and the loss's strength may differ among models")
     return configs[0]
-
-
-def _digits(value: float) -> float:
-    """Seven digits, all that single precision has: records of many models stay small."""
-    return float(f"{value:.7g}")
 
 
 def _means(entry: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "paths": set(),
     "seeding": set(),
     "metrics": set(),
+    "counts": set(),
     "losses": set(),
     "calibration": {"losses"},
     "config": {"paths"},
@@ -22,15 +23,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "environment": {"paths"},
     "schedules": {"config"},
     "stats": {"metrics"},
-    "records": {"paths", "config", "grids", "metrics", "stats"},
+    "records": {"paths", "config", "counts", "grids", "metrics", "stats"},
     "data": {"paths", "config", "seeding"},
     "models": {"config", "seeding"},
     "checkpoint": {"config"},
     "progress": set(),
     "parts": {"config", "losses", "schedules"},
+    "evaluation": {"config", "counts", "metrics", "data", "models"},
     "ensemble": {
-        *("config", "records", "environment", "seeding", "schedules", "metrics", "data", "models", "losses"),
-        *("checkpoint", "progress", "parts"),
+        *("config", "counts", "records", "environment", "seeding", "schedules", "data", "models", "losses"),
+        *("checkpoint", "progress", "parts", "evaluation"),
     },
     "train": {
         *("paths", "config", "records", "environment", "seeding", "schedules", "metrics", "stats"),
@@ -41,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "figures": {"paths", "metrics", "stats", "analysis"},
     "tables": {"paths", "metrics", "stats", "analysis"},
 }
-NO_TORCH = ["paths", "config", "grids", "records", "metrics", "stats", "analysis", "figures", "tables"]
+NO_TORCH = ["paths", "config", "counts", "grids", "records", "metrics", "stats", "analysis", "figures", "tables"]
 
 
 def part_of(path: Path, package: Path) -> str:
