@@ -6,10 +6,10 @@ call of the optimiser. Nothing connects them: each has the initial weights, the 
 the schedules that ``train.train`` gives its seed, so both end in the same weights, up to rounding.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +126,7 @@ def fit(networks: Sequence[nn.Module], loss: Loss, train: Arrays, validation: Ar
     steps, device = len(train) // batch, train.labels.device
     total = config.epochs * steps
     stacks = stacked(networks, config.batch_size)
-    ends = [sum(stack.models for stack in stacks[: i + 1]) for i in range(len(stacks))]
-    chunks = [_Chunk(stack, configs[end - stack.models : end], slice(end - stack.models, end))
-              for stack, end in zip(stacks, ends, strict=True)]
+    chunks = chunked(stacks, configs)
     features = stacks[0].features(train.inputs)
     holder, optimizers = nn.ModuleList(stacks), _Optimizers(chunks)
     state = checkpoint.restore(holder, optimizers) if checkpoint else State()
@@ -143,13 +141,11 @@ def fit(networks: Sequence[nn.Module], loss: Loss, train: Arrays, validation: Ar
             order = chunk.order(epoch, len(train))
             for step in range(max(0, state.step - number * steps), steps):
                 started = time.perf_counter(), time.process_time()
-                index = order[:, step * batch : (step + 1) * batch].reshape(-1)
-                chunk.step(loss, features.index_select(0, index), train.labels.index_select(0, index), state,
-                           epoch, step, steps)
+                chunk.step(loss, features, train.labels, order, state, epoch, step, steps)
                 state.step += 1
                 state.timing["train_seconds"] += time.perf_counter() - started[0]
                 state.timing["train_cpu_seconds"] += time.process_time() - started[1]
-                state.timing["timed_images"] += len(index)
+                state.timing["timed_images"] += batch * chunk.stack.models
                 progress.step()
                 stopping = stop is not None and stop()
                 if checkpoint and (checkpoint.due or stopping):
@@ -165,19 +161,19 @@ def fit(networks: Sequence[nn.Module], loss: Loss, train: Arrays, validation: Ar
                                          "models": len(configs)})
         state.epoch, state.step, state.sums = epoch + 1, 0, torch.zeros_like(state.sums)
     progress.close()
-    for stack, end in zip(stacks, ends, strict=True):
-        stack.unload(networks[end - stack.models : end])
+    for chunk in chunks:
+        chunk.stack.unload(networks[chunk.place])
     return state
 
 
-class _Chunk:
+class Chunk:
     """The models of one stack with what each of them is trained by."""
 
     def __init__(self, stack: Stack, configs: Sequence[RunConfig], place: slice) -> None:
         self.stack, self.configs, self.place = stack, configs, place
         self.parts: list[tuple[RunConfig, slice, nn.Module, torch.optim.Optimizer]] = []
         first = 0
-        for settings, group in groupby(config.replace(seed=0) for config in configs):
+        for settings, group in itertools.groupby(config.replace(seed=0) for config in configs):
             rows = slice(first, first + len(list(group)))
             part = stack.part(rows)
             self.parts.append((settings, rows, part, make_optimizer(part, settings)))
@@ -192,21 +188,23 @@ class _Chunk:
         return torch.stack([torch.randperm(n, generator=generator(config.seeds[0], "order", epoch, device=device),
                                            device=device) for config in self.configs])
 
-    def step(self, loss: Loss, inputs: Tensor, labels: Tensor, state: State, epoch: int, step: int,
+    def step(self, loss: Loss, features: Tensor, labels: Tensor, order: Tensor, state: State, epoch: int, step: int,
              steps: int) -> None:
-        """One step of every model on its own batch: inputs (M * B, D), labels (M * B,)."""
+        """One step of every model on its own batch of features (n, D) and labels (n,), in its order."""
         stack, done, total = self.stack, epoch * steps + step, self.configs[0].epochs * steps
-        inputs, tracked = inputs.unflatten(0, (stack.models, -1)), state.tracked[self.place]
+        batch, tracked = min(self.configs[0].batch_size, len(labels)), state.tracked[self.place]
+        index = order[:, step * batch : (step + 1) * batch].reshape(-1)
+        labels, inputs = labels.index_select(0, index), features.index_select(0, index).unflatten(0, (-1, batch))
         logits = stack(inputs)
         if not all(math.isfinite(bound) for bound in logits.detach().aminmax()):
             self.drop(~logits.isfinite().flatten(1).all(dim=1))
             logits = stack(inputs)
-        batch, rows = inputs.shape[1], logits.flatten(0, 1)
+        rows = logits.flatten(0, 1)
         changes = self.changes((done + 0.5) / total, tracked, rows.shape[1], batch, epoch, step)
         values = loss(rows, labels, reduction="none", **changes)
         stack.zero_grad()
         if self.shares is None or len(self.shares) != len(values):
-            self.shares = (stack.alive / batch).to(values.dtype).repeat_interleave(batch)
+            self.shares = (stack.alive.to(values.dtype) / batch).repeat_interleave(batch)
         values.backward(self.shares)
         for settings, _, part, optimizer in self.parts:
             set_learning_rate(optimizer, schedules.learning_rate(settings, done, total))
@@ -253,10 +251,17 @@ class _Chunk:
                         value.view(rows.stop - rows.start, -1)[lost[rows]] = 0
 
 
+def chunked(stacks: Sequence[Stack], configs: Sequence[RunConfig]) -> list[Chunk]:
+    """Each stack with its share of the configurations."""
+    ends = list(itertools.accumulate(stack.models for stack in stacks))
+    return [Chunk(stack, configs[end - stack.models : end], slice(end - stack.models, end))
+            for stack, end in zip(stacks, ends, strict=True)]
+
+
 class _Optimizers:
     """All optimisers as one, for the checkpoint."""
 
-    def __init__(self, chunks: Sequence[_Chunk]) -> None:
+    def __init__(self, chunks: Sequence[Chunk]) -> None:
         self.all = [optimizer for chunk in chunks for _, _, _, optimizer in chunk.parts]
 
     def state_dict(self) -> dict[str, Any]:
@@ -267,7 +272,7 @@ class _Optimizers:
             optimizer.load_state_dict(state)
 
 
-def _epoch_results(chunks: Sequence[_Chunk], loss: Loss, validation: Arrays, state: State, epoch: int, steps: int,
+def _epoch_results(chunks: Sequence[Chunk], loss: Loss, validation: Arrays, state: State, epoch: int, steps: int,
                    batch: int) -> dict[str, Any]:
     """An entry of history: training averages of the epoch and validation, each a list with an entry a model."""
     started, config = time.perf_counter(), chunks[0].configs[0]

@@ -69,7 +69,7 @@ def _class_probabilities(config: RunConfig, inputs: Tensor) -> Tensor | None:
     if config.dataset != "synthetic" or config.family is None:
         return None
     options = {name: value for name, value in config.family_options.items() if name != "n"}
-    return FAMILIES[config.family](inputs, **options)
+    return FAMILIES[config.family](inputs.float(), **options)
 
 
 def digits(value: float) -> float:

@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("paths", "config", "records", "environment", "seeding", "schedules", "metrics", "stats"),
         *("data", "models", "losses", "checkpoint", "progress", "parts", "ensemble"),
     },
+    "speedup": {"checkpoint", "config", "data", "ensemble", "models", "parts"},
     "sweep": {"paths", "config", "grids", "records", "environment", "checkpoint", "progress", "train"},
     "analysis": {"paths", "config", "grids", "metrics", "stats", "records"},
     "figures": {"paths", "metrics", "stats", "analysis"},

@@ -23,10 +23,11 @@ from paperlib.analysis.frames import (
     status,
     summary,
 )
+from paperlib.analysis.many import diverged, regrets
 
 __all__ = [
     "Place", "calibration", "calibration_document", "candidate_differences", "candidates", "certificates",
-    "cost_document", "curve_bands", "curves", "difference_bands", "differences", "environments", "history", "labels",
-    "loss_costs", "loss_memory", "part_status", "region_verdict", "require_comparable", "runs", "setups_verdict",
-    "size_verdict", "status", "summary", "verdicts",
+    "cost_document", "curve_bands", "curves", "difference_bands", "differences", "diverged", "environments", "history",
+    "labels", "loss_costs", "loss_memory", "part_status", "region_verdict", "regrets", "require_comparable", "runs",
+    "setups_verdict", "size_verdict", "status", "summary", "verdicts",
 ]
