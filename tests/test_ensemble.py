@@ -153,7 +153,7 @@ def test_models_may_have_settings_of_their_own():
         for own, other in zip(network.parameters(), alone(config).parameters(), strict=True):
             assert_close(own, other, atol=1e-12, rtol=1e-12)
     finals = [torch.cat([values.flatten() for values in network.parameters()]) for network in networks]
-    assert not any(torch.allclose(finals[0], other, atol=1e-3) for other in finals[1:-1]), "settings made no difference"
+    assert not any(torch.allclose(finals[0], other, atol=1e-3) for other in finals[1:-1]), "settings made no change"
 
 
 @pytest.mark.parametrize("first, second, message", [
