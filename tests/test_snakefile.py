@@ -59,8 +59,8 @@ def test_an_unknown_grid_is_refused(copy):
 
 
 def test_a_grid_of_many_models_a_cell_is_left_to_the_sweep(copy):
-    text = (copy / "experiments/grids/synthetic-first.toml").read_text()
-    (copy / "experiments/grids/many.toml").write_text(text.replace("seeds = [0, 1, 2, 3, 4, 5]", "seeds = [[0, 1, 2]]"))
+    text = (copy / "experiments/grids/synthetic-first.toml").read_text().replace("[0, 1, 2, 3, 4, 5]", "[[0, 1, 2]]")
+    (copy / "experiments/grids/many.toml").write_text(text)
     called = snakemake(copy, "--dry-run", grid="many")
     assert called.returncode != 0
     assert "python -m paperlib.sweep many --out experiments/records/many" in called.stdout
