@@ -289,7 +289,7 @@ def _epoch_results(chunks: Sequence[Chunk], loss: Loss, validation: Arrays, stat
     trained = (state.sums / (steps * batch)).tolist()
     lists = {"train_loss": trained[0], "train_top1": trained[1], "train_topk": trained[2],
              "validation_loss": found["loss"], "validation_top1": reached[:, 0].tolist(),
-             "validation_topk": reached[:, shown_k(config) - 1].tolist()}
+             "validation_topk": reached[:, min(shown_k(config), found["num_classes"]) - 1].tolist()}
     state.timing["evaluation_seconds"] += time.perf_counter() - started
     return {"epoch": epoch + 1, "progress": (epoch + 1) / config.epochs,
             "lr": schedules.learning_rate(config, done, total), "strength": strength,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paperlib import metrics
+from paperlib import bayes, metrics
 from paperlib.config import RunConfig
 from paperlib.counts import encode_counts
 from paperlib.data import Arrays
@@ -32,8 +32,7 @@ def evaluate(stacks: Sequence[Stack], loss: Loss, arrays: Arrays, config: RunCon
              for key in ("loss", "nll", "ece", "counts", *(["expected"] if exact is not None else []))}
     result = {"n": len(arrays), "num_classes": num_classes} | lists | {"counts": encode_counts(lists["counts"])}
     if exact is not None:
-        best = exact.double().sort(dim=1, descending=True).values.mean(dim=0).cumsum(dim=0)
-        result["bayes"] = [digits(value) for value in best.tolist()]
+        result["bayes"] = [digits(value) for value in bayes.bayes_topk(exact).tolist()]
     return result
 
 
@@ -47,21 +46,8 @@ def _results(logits: Tensor, labels: Tensor, loss: Loss, exact: Tensor | None) -
         "loss": digits(float(loss(logits, labels))), "nll": digits(metrics.negative_log_likelihood(logits, labels)),
         "ece": digits(metrics.expected_calibration_error(logits, labels)), "counts": counts.tolist()}
     if exact is not None:
-        found["expected"] = [digits(value) for value in expected_topk(logits, exact).tolist()]
+        found["expected"] = [digits(value) for value in bayes.expected_topk(logits, exact).tolist()]
     return found
-
-
-def expected_topk(logits: Tensor, probabilities: Tensor) -> Tensor:
-    """Expected accuracy of a model's top k under exact class probabilities, for k = 1..C, float64 (C,).
-
-    Args:
-        logits: scores (n, C). Equal ones count as ahead, as in :func:`paperlib.metrics.label_ranks`.
-        probabilities: (n, C), of the classes at the same points.
-    """
-    num_classes = logits.shape[1]
-    ranks = torch.stack([(logits >= own.unsqueeze(1)).sum(dim=1) for own in logits.unbind(dim=1)], dim=1)
-    mass = torch.bincount(ranks.reshape(-1), probabilities.double().reshape(-1), minlength=num_classes + 1)
-    return mass[1:].cumsum(dim=0) / len(logits)
 
 
 def _class_probabilities(config: RunConfig, inputs: Tensor) -> Tensor | None:

@@ -13,12 +13,11 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from paperlib import analysis, ensemble, grids, losses, models, paths, records, speedup, sweep, train
+from paperlib import analysis, bayes, ensemble, grids, losses, models, paths, records, speedup, sweep, train
 from paperlib.checkpoint import Checkpoint
 from paperlib.config import RunConfig
 from paperlib.data import Arrays, EvaluationLoader, Normalizer, TrainLoader
 from paperlib.data.synthetic import FAMILIES
-from paperlib.evaluation import expected_topk
 from paperlib.models import Stack, stack, stacked
 from paperlib.seeding import generator
 
@@ -335,15 +334,15 @@ def test_a_record_holds_what_a_study_needs_and_stays_small():
     json.loads(record.to_json(), parse_constant=lambda name: pytest.fail(name))
 
 
-def test_expected_accuracy_is_the_mass_of_the_models_candidates():
-    draws = torch.Generator().manual_seed(0)
-    logits = torch.randint(3, (200, 4), generator=draws).float()  # full of ties
-    probabilities = torch.rand(200, 4, generator=draws).double().softmax(dim=1)
-    for k, found in enumerate(expected_topk(logits, probabilities), 1):
-        inside = torch.stack([(logits >= own[:, None]).sum(dim=1) <= k for own in logits.T], dim=1)
-        assert_close(found, (probabilities * inside).sum(dim=1).mean())
-    exact = expected_topk(probabilities, probabilities)
-    assert_close(exact, probabilities.sort(dim=1, descending=True).values.mean(dim=0).cumsum(dim=0))
+@pytest.mark.parametrize("family, options", [("rings", {}), ("gaussian_mixture", {"n": 200})])
+def test_regret_is_measured_under_the_exact_probabilities_of_the_points(family, options):
+    record, networks, splits = ensemble.trained_many(MANY.replace(family=family, family_options=options), quiet=True)
+    points, options = splits.test.inputs, {key: value for key, value in options.items() if key != "n"}
+    exact = FAMILIES[family](points, **options)
+    assert record.test["bayes"] == pytest.approx(bayes.bayes_topk(exact), rel=1e-6)
+    for network, found in zip(networks, record.expected(), strict=True):
+        with torch.no_grad():
+            assert found == pytest.approx(bayes.expected_topk(network(points), exact), abs=1e-6)
 
 
 GRID = """

@@ -16,6 +16,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "seeding": set(),
     "metrics": set(),
     "counts": set(),
+    "bayes": set(),
+    "theory": {"bayes"},
     "losses": set(),
     "calibration": {"losses"},
     "config": {"paths"},
@@ -29,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoint": {"config"},
     "progress": set(),
     "parts": {"config", "losses", "schedules"},
-    "evaluation": {"config", "counts", "metrics", "data", "models"},
+    "evaluation": {"bayes", "config", "counts", "metrics", "data", "models"},
     "ensemble": {
         *("config", "counts", "records", "environment", "seeding", "schedules", "data", "models", "losses"),
         *("checkpoint", "progress", "parts", "evaluation"),
@@ -41,10 +43,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "speedup": {"checkpoint", "config", "data", "ensemble", "models", "parts"},
     "sweep": {"paths", "config", "grids", "records", "environment", "checkpoint", "progress", "train"},
     "analysis": {"paths", "config", "grids", "metrics", "stats", "records"},
-    "figures": {"paths", "metrics", "stats", "analysis"},
+    "figures": {"paths", "metrics", "bayes", "theory", "stats", "analysis"},
     "tables": {"paths", "metrics", "stats", "analysis"},
 }
-NO_TORCH = ["paths", "config", "counts", "grids", "records", "metrics", "stats", "analysis", "figures", "tables"]
+NO_TORCH = [
+    *("paths", "config", "counts", "grids", "records", "metrics", "bayes", "theory", "stats"),
+    *("analysis", "figures", "tables"),
+]
 
 
 def part_of(path: Path, package: Path) -> str:
