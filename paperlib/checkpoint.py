@@ -4,12 +4,24 @@ import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from paperlib.config import PROTOCOL
+
+
+class Stateful(Protocol):
+    """What an optimiser has that can be stopped and go on."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything beside the weights that the next step depends on."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        ...
 
 
 @dataclass
@@ -44,7 +56,7 @@ class Checkpoint:
         """Whether the last one is old enough."""
         return time.monotonic() - self.saved_at >= self.seconds
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
+    def save(self, model: nn.Module, optimizer: Stateful, state: State) -> None:
         """Write to a temporary file, force it to disk, rename."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
@@ -61,7 +73,7 @@ class Checkpoint:
             raise
         self.saved_at = time.monotonic()
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+    def restore(self, model: nn.Module, optimizer: Stateful) -> State:
         """Fill model and optimizer and return the state; a fresh state where there is no checkpoint.
 
         Raises:

@@ -45,7 +45,9 @@ class RunConfig:
     strength_schedule: str = "constant"  #: of ``topk_transition``, over training progress
     ramp_start: float = 0.5  #: training progress in [0, 1] at which a ramp leaves 0
     ramp_end: float = 1.0  #: and at which it reaches the loss's ``strength``
-    seed: int = 0  #: initialisation, order, augmentation, loss noise
+    #: Initialisation, order, augmentation, loss noise. A list of seeds, kept as an ascending tuple, is that many
+    #: models, trained at once, which share one record.
+    seed: int | tuple[int, ...] = 0
     seed_split: int = 0
     seed_noise: int = 0
     epochs: int = 10
@@ -62,8 +64,12 @@ class RunConfig:
     evaluate_test: bool = False  #: search and map grids never set this
 
     def __post_init__(self) -> None:
+        if isinstance(self.seed, list | tuple):
+            object.__setattr__(self, "seed", _seeds(self.seed))
         for spec in dataclasses.fields(self):
             value = getattr(self, spec.name)
+            if spec.name == "seed" and isinstance(value, tuple):
+                continue
             _check_type(spec.name, value, _annotation(spec))
             if _annotation(spec) == "float":  # 1 and 1.0 are one run, so they must hash alike
                 object.__setattr__(self, spec.name, float(value))
@@ -85,8 +91,9 @@ class RunConfig:
             if value is not None and value < least:
                 raise ValueError(f"{name}={value!r}: expected a whole number of at least {least}")
         for name in ("seed", "seed_split", "seed_noise"):
-            if not 0 <= getattr(self, name) < 2**31:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected a whole number in [0, 2**31)")
+            value = getattr(self, name)
+            if not all(0 <= seed < 2**31 for seed in (value if isinstance(value, tuple) else [value])):
+                raise ValueError(f"{name}={value!r}: expected a whole number in [0, 2**31)")
         if not (self.lr > 0 and self.weight_decay >= 0 and self.bias_lr_factor > 0):
             raise ValueError("expected lr > 0, weight_decay >= 0 and bias_lr_factor > 0, got "
                              f"{self.lr!r}, {self.weight_decay!r} and {self.bias_lr_factor!r}")
@@ -110,12 +117,18 @@ class RunConfig:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The flat mapping that a record stores."""
-        return dataclasses.asdict(self)
+        """The flat mapping that a record stores; several seeds are a list there."""
+        values = dataclasses.asdict(self)
+        return values | {"seed": list(self.seed)} if isinstance(self.seed, tuple) else values
 
     def replace(self, **changes: Any) -> "RunConfig":
         """A copy with some keys changed, checked as ``from_dict`` does."""
         return RunConfig.from_dict({**self.to_dict(), **changes})
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of all models of this run: one, unless ``seed`` is a list."""
+        return self.seed if isinstance(self.seed, tuple) else (self.seed,)
 
     @property
     def run_id(self) -> str:
@@ -137,6 +150,15 @@ def _check_type(name: str, value: Any, annotation: str) -> None:
     kinds: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict}
     if not isinstance(value, kinds[wanted]) or (isinstance(value, bool) and wanted != "bool"):
         raise ValueError(f"{name}={value!r} is a {type(value).__name__}: expected {annotation}")
+
+
+def _seeds(values: Any) -> tuple[int, ...]:
+    """Distinct seeds in ascending order: their order is no part of what is run."""
+    for value in values:
+        _check_type("seed", value, "int")
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"seed={values!r}: expected a whole number, or a list of at least one, each once")
+    return tuple(sorted(values))
 
 
 def _check_options(name: str, options: dict[str, Any]) -> None:

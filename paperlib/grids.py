@@ -19,9 +19,15 @@ class Cell:
     grid: str
     setup: str
     variant: str
-    seed: int
+    seed: int | tuple[int, ...]  #: several: models that are trained at once and share a record
     config: RunConfig
     minutes: float | None = None  #: what its setup is expected to take, where its file says so
+
+    @property
+    def place(self) -> str:
+        """Where the cell stands, for messages."""
+        models = f"seed {self.seed}" if isinstance(self.seed, int) else f"{len(self.seed)} seeds from {self.seed[0]}"
+        return f"{self.setup}/{self.variant}/{models}"
 
 
 @dataclass(frozen=True)
@@ -29,15 +35,15 @@ class Grid:
     """A grid: every setup with every variant at every seed.
 
     ``setups`` and ``variants`` map names to their tables in the file (``label`` and the configuration keys
-    that they change; a setup may also say what one of its runs is expected to take, as ``minutes``). ``cells`` are
-    in priority order, all of one seed before the next, so that a grid that was cut off still holds complete
-    comparisons. ``kit``: the grid is meant for a machine that is checked and measured first; see
-    :mod:`paperlib.kit`.
+    that they change; a setup may also say what one of its runs is expected to take, as ``minutes``). A seed may be a
+    list of seeds: one cell, whose models are trained at once. ``cells`` are in priority order, all of one seed before
+    the next, so that a grid that was cut off still holds complete comparisons. ``kit``: the grid is meant for a
+    machine that is checked and measured first; see :mod:`paperlib.kit`.
     """
 
     name: str
     title: str
-    seeds: tuple[int, ...]
+    seeds: tuple[int | tuple[int, ...], ...]
     setups: dict[str, dict[str, Any]]
     variants: dict[str, dict[str, Any]]
     cells: tuple[Cell, ...]
@@ -72,6 +78,7 @@ def load(name: str | Path) -> Grid:
         if not isinstance(table.get(key), kind) or not table[key]:
             raise ValueError(f"grid {path.name}: {key} = {table.get(key)!r}, expected {wanted}")
     setups, variants = _named(table, "setup", path), _named(table, "variant", path)
+    _check_seeds(table["seeds"], path)
     cells: dict[str, Cell] = {}
     for seed in table["seeds"]:
         for setup, setup_keys in setups.items():
@@ -84,13 +91,13 @@ def load(name: str | Path) -> Grid:
                     config = RunConfig.from_dict(keys)
                 except ValueError as error:
                     raise ValueError(f"grid {path.name}, setup {setup}, variant {variant}: {error}") from error
-                cell = Cell(path.stem, setup, variant, seed, config, minutes)
+                cell = Cell(path.stem, setup, variant, config.seed, config, minutes)
                 if twin := cells.get(config.run_id):
                     raise ValueError(f"grid {path.name}: {setup}/{variant} and {twin.setup}/{twin.variant} "
                                      f"describe the same run {config.run_id}")
                 cells[config.run_id] = cell
-    return Grid(path.stem, table["title"], tuple(table["seeds"]), setups, variants, tuple(cells.values()),
-                table.get("kit", False))
+    seeds = tuple(dict.fromkeys(cell.seed for cell in cells.values()))
+    return Grid(path.stem, table["title"], seeds, setups, variants, tuple(cells.values()), table.get("kit", False))
 
 
 def _minutes(value: Any, setup: str, path: Path) -> float | None:
@@ -99,6 +106,16 @@ def _minutes(value: Any, setup: str, path: Path) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise ValueError(f"grid {path.name}, setup {setup}: minutes = {value!r}, expected a number above 0")
     return float(value)
+
+
+def _check_seeds(seeds: list[Any], path: Path) -> None:
+    """Runs of one model or of several, and no seed in two lists: it would count twice."""
+    lists = [seed for seed in seeds if isinstance(seed, list)]
+    if lists and len(lists) < len(seeds):
+        raise ValueError(f"grid {path.name}: seeds = {seeds!r}, expected whole numbers or lists of them, not both")
+    drawn = [seed for part in lists for seed in part]
+    if twice := [seed for place, seed in enumerate(drawn) if seed in drawn[:place]]:
+        raise ValueError(f"grid {path.name}: seeds holds {twice[0]!r} twice, expected each seed once")
 
 
 def _named(table: dict[str, Any], kind: str, path: Path) -> dict[str, dict[str, Any]]:

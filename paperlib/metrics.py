@@ -88,7 +88,8 @@ def smallest_k(curve: Any, target: float) -> int | None:
 def negative_log_likelihood(logits: "Tensor", labels: "Tensor") -> float:
     """Mean of -log p_y in nats, for logits (N, C) and labels (N,)."""
     _check_pair(logits, labels)
-    return float(-logits.double().log_softmax(dim=1).gather(1, labels.unsqueeze(1)).mean())
+    scores, dim = _along_memory(logits.double())
+    return float(-scores.log_softmax(dim=dim).gather(dim, labels.unsqueeze(dim)).mean())
 
 
 def expected_calibration_error(logits: "Tensor", labels: "Tensor", bins: int = 15) -> float:
@@ -99,12 +100,18 @@ def expected_calibration_error(logits: "Tensor", labels: "Tensor", bins: int = 1
     _check_pair(logits, labels)
     if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
         raise ValueError(f"bins={bins!r}: expected a whole number of at least 1")
-    top = logits.double().softmax(dim=1).max(dim=1)
+    scores, dim = _along_memory(logits.double())
+    top = scores.softmax(dim=dim).max(dim=dim)
     confidence = top.values.cpu().numpy()
     correct = (top.indices == labels).cpu().numpy()
     bin_of: NDArray[Any] = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gap = np.bincount(bin_of, weights=confidence - correct, minlength=bins)
     return float(np.abs(gap).sum() / len(confidence))
+
+
+def _along_memory(logits: "Tensor") -> tuple["Tensor", int]:
+    """The logits (N, C), or (C, N) where there are so few classes that torch is slow along them; the classes' axis."""
+    return (logits.t().contiguous(), 0) if logits.shape[1] < 10 else (logits, 1)
 
 
 def _check_pair(logits: "Tensor", labels: "Tensor") -> None:

@@ -1,7 +1,8 @@
 """Records: one JSON document per trained run, the only evidence that the report reads.
 
 A record keeps the rank of the true label for every evaluated image, so every accuracy, curve, interval and
-paired comparison follows from it. Command line: ``python -m paperlib.records merge|export|missing``.
+paired comparison follows from it. A run of many models, ``config["seed"]`` a list, keeps for each of them how often
+the label had each rank. Command line: ``python -m paperlib.records merge|export|missing``.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from paperlib import grids, paths
 from paperlib.config import RunConfig
+from paperlib.counts import check_results, decode_counts
 
 SCHEMA = 1
 
@@ -51,12 +53,65 @@ class Record:
     test: dict[str, Any] | None
 
     def ranks(self, split: str = "test") -> NDArray[np.int64]:
-        """Pessimistic label ranks of one split, shape (n,), 1 = the label has the top score."""
+        """Pessimistic label ranks of one split, shape (n,), 1 = the label has the top score.
+
+        Raises:
+            RecordError: no such evaluation, or one of many models, which keeps no ranks of single samples.
+        """
+        evaluation = self.evaluation(split)
+        if self.many:
+            raise RecordError(f"record {self.run_id} holds {len(self.seeds)} models, of which it keeps no ranks of "
+                              "single samples: expected a run of one seed here; counts() has how often each rank came")
+        return decode_ranks(evaluation["ranks"])
+
+    def counts(self, split: str = "test") -> NDArray[np.int64]:
+        """How many labels of one split had rank 1, 2, ..., C, for each model: (M, C), rows in the order of ``seeds``.
+
+        M is 1 for a run of one seed. Rows of models that diverged are zero.
+        """
+        evaluation = self.evaluation(split)
+        num_classes = evaluation["num_classes"]
+        if self.many:
+            return decode_counts(evaluation["counts"], num_classes)
+        return np.bincount(self.ranks(split), minlength=num_classes + 1)[None, 1:].astype(np.int64)
+
+    def expected(self, split: str = "test") -> NDArray[np.float64]:
+        """Accuracy of each model at k = 1..C under the exact class probabilities of the points, (M, C).
+
+        NaN for models that diverged. Their best possible value is ``evaluation(split)["bayes"]``, (C,).
+
+        Raises:
+            RecordError: the class probabilities of the data are not known, or the run has one seed.
+        """
+        evaluation = self.evaluation(split)
+        if "expected" not in evaluation:
+            raise RecordError(f"record {self.run_id} holds no expected accuracies: expected a run of several seeds on "
+                              "synthetic data, whose class probabilities are known")
+        unknown = [np.nan] * evaluation["num_classes"]
+        return np.array([unknown if row is None else row for row in evaluation["expected"]], dtype=np.float64)
+
+    def evaluation(self, split: str) -> dict[str, Any]:
+        """What is kept of one split."""
         evaluation = {"validation": self.validation, "test": self.test}.get(split)
         if evaluation is None:
             raise RecordError(f"record {self.run_id} holds no {split!r} evaluation: expected 'validation' or "
                               "'test', the latter only in runs with evaluate_test=true")
-        return decode_ranks(evaluation["ranks"])
+        return evaluation
+
+    @property
+    def many(self) -> bool:
+        """Whether the run trained a list of seeds, and the record holds lists."""
+        return isinstance(self.config["seed"], list)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of each model."""
+        return list(self.config["seed"]) if self.many else [self.config["seed"]]
+
+    def diverged(self, split: str = "validation") -> list[int]:
+        """Seeds of the models without results, because their numbers ceased to be finite."""
+        values = self.evaluation(split)["loss"]
+        return [seed for seed, value in zip(self.seeds, values, strict=True) if value is None] if self.many else []
 
     def to_json(self) -> str:
         """One line, keys in the order of the schema."""
@@ -80,7 +135,7 @@ def parse(text: str, source: object = "text") -> Record:
 
     Raises:
         RecordError: not JSON (a truncated file), a newer or unknown schema, missing or unknown keys,
-            a run id that is not the configuration's, or ranks that do not fit ``n``.
+            a run id that is not the configuration's, or ranks or counts that do not fit ``n``.
     """
     try:
         document = json.loads(text)
@@ -108,7 +163,13 @@ def parse(text: str, source: object = "text") -> Record:
     for split in ("validation", "test"):
         evaluation = getattr(record, split)
         if evaluation is not None:
-            _check_evaluation(evaluation, f"{source}: {split}")
+            if record.many:
+                try:
+                    check_results(evaluation, len(record.seeds))
+                except ValueError as error:
+                    raise RecordError(f"{source}: {split}: {error}") from error
+            else:
+                _check_evaluation(evaluation, f"{source}: {split}")
     return record
 
 
@@ -255,7 +316,7 @@ def require(grid: str) -> dict[str, Record]:
     cells = grids.load(grid).cells
     records = load() if paths.RECORDS.exists() else []
     if absent := missing(cells, records):
-        lines = [f"  {cell.config.run_id}  {cell.setup}/{cell.variant}/seed {cell.seed}" for cell in absent]
+        lines = [f"  {cell.config.run_id}  {cell.place}" for cell in absent]
         raise MissingRecordsError(
             f"grid {grid!r} misses {len(absent)} of {len(cells)} runs:\n" + "\n".join(lines)
             + f"\nMake them with: python -m paperlib.sweep {grid} --out experiments/records/{grid}")
@@ -264,22 +325,32 @@ def require(grid: str) -> dict[str, Record]:
 
 
 def tidy(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """One flat row a run: identity, configuration, environment, and the accuracy at every k of each split."""
+    """One flat row a model: identity, configuration, environment, and the accuracy at every k of each split.
+
+    Runs of several seeds give a row for each; None stands for the results of a model that diverged.
+    """
     rows = []
     for record in records:
-        row = {"run_id": record.run_id, "protocol": record.protocol, "commit": record.code["commit"],
+        common = {"run_id": record.run_id, "protocol": record.protocol, "commit": record.code["commit"],
                "device": record.environment["device"], "torch": record.environment["torch"],
                **{key: json.dumps(value) if isinstance(value, dict) else value
                   for key, value in record.config.items()}}
-        for split in ("validation", "test"):
-            evaluation = getattr(record, split)
-            if evaluation is None:
-                continue
-            row |= {f"{split}_{key}": evaluation[key] for key in ("n", "num_classes", "loss", "nll", "ece")}
-            counts = np.bincount(record.ranks(split), minlength=evaluation["num_classes"] + 1)[1:]
-            row |= {f"{split}_top{k}": hits / evaluation["n"] for k, hits in enumerate(np.cumsum(counts), 1)}
-        rows.append(row)
+        for place, seed in enumerate(record.seeds):
+            row = common | {"seed": seed}
+            for split in ("validation", "test"):
+                if getattr(record, split) is not None:
+                    row |= {f"{split}_{key}": value for key, value in _results(record, split, place).items()}
+            rows.append(row)
     return rows
+
+
+def _results(record: Record, split: str, place: int) -> dict[str, Any]:
+    """Results of one model of a record."""
+    evaluation, hits = record.evaluation(split), np.cumsum(record.counts(split)[place])
+    losses = {key: evaluation[key][place] if record.many else evaluation[key] for key in ("loss", "nll", "ece")}
+    gone = losses["loss"] is None
+    return {"n": evaluation["n"], "num_classes": evaluation["num_classes"], **losses,
+            **{f"top{k}": None if gone else hit / evaluation["n"] for k, hit in enumerate(hits, 1)}}
 
 
 def export(records: Iterable[Record], path: Path | str) -> Path:

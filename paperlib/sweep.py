@@ -126,7 +126,7 @@ def run(cells: Sequence[Cell], output: Output, *, stop: Callable[[], bool] = lam
             try:
                 if output.has(run_id):
                     continue
-                name = f"{cell.grid}: {run_id} {cell.setup}/{cell.variant}/seed {cell.seed}"
+                name = f"{cell.grid}: {run_id} {cell.place}"
                 if schedule and not checkpoint.exists() and not schedule.has_time_for(cell):
                     say(f"{name}: not started, no time is left for it", quiet)
                     continue
@@ -145,7 +145,7 @@ def run(cells: Sequence[Cell], output: Output, *, stop: Callable[[], bool] = lam
                 failed.append(cell)
                 say(f"{run_id} failed: {error}", quiet)
                 where = error.where if isinstance(error, train.TrainingDivergedError) else {}
-                content = {"run_id": run_id, "cell": f"{cell.setup}/{cell.variant}/seed {cell.seed}", "where": where,
+                content = {"run_id": run_id, "cell": cell.place, "where": where,
                            "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
                 records.write_atomically(report, json.dumps(content, indent=1) + "\n")
     return failed
@@ -251,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                  compile=options.compile, deterministic=options.deterministic)
     for cell in failed:
         report = output.failed / f"{cell.config.run_id}.json"
-        say(f"FAILED {cell.config.run_id} {cell.setup}/{cell.variant}/seed {cell.seed}: see {report}")
+        say(f"FAILED {cell.config.run_id} {cell.place}: see {report}")
     broken = {cell.config.run_id for cell in failed}  # among them records that cannot be read: not asked again
     done = sum(cell.config.run_id not in broken and output.has(cell.config.run_id) for cell in cells)
     say(f"{options.grid}: {done} of {len(cells)} cells have a record in {output.path}, {len(failed)} failed here"

@@ -2,10 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paperlib import data, environment, losses, metrics, models, schedules
+from paperlib import data, ensemble, environment, losses, metrics, models, schedules
 from paperlib.checkpoint import Checkpoint, State
 from paperlib.config import PROTOCOL, RunConfig
 from paperlib.data import EvaluationLoader, Normalizer, Splits, TrainLoader
 from paperlib.engine import Engine, Loss
 from paperlib.engine import autocast as engine_autocast
+from paperlib.parts import TRACKING_RATE as TRACKING_RATE
+from paperlib.parts import TrainingDivergedError as TrainingDivergedError
+from paperlib.parts import TrainingInterruptedError as TrainingInterruptedError
+from paperlib.parts import make_loss as make_loss
+from paperlib.parts import make_optimizer as make_optimizer
+from paperlib.parts import set_learning_rate as set_learning_rate
+from paperlib.parts import shown_k as shown_k
+from paperlib.parts import strength_now as strength_now
+from paperlib.parts import summarize_timing as summarize_timing
+from paperlib.parts import torch_threads as torch_threads
 from paperlib.progress import Progress
 from paperlib.records import SCHEMA, Record, decode_ranks, encode_ranks
 from paperlib.seeding import derive, generator
@@ -26,21 +34,6 @@ from paperlib.seeding import derive, generator
 #: Steps after a start, a resume or a recompilation that no rate counts: allocators and kernel caches fill, graphs are
 #: compiled and recorded.
 WARMUP_STEPS = 5
-#: Weight of one batch in the running top-k accuracy of the schedule "tracked".
-TRACKING_RATE = 0.01
-
-
-class TrainingDivergedError(ArithmeticError, ValueError):
-    """Logits or loss left the finite numbers; ``where`` says in which run, epoch and step."""
-
-    def __init__(self, where: dict[str, Any]) -> None:
-        super().__init__("training diverged: " + ", ".join(f"{key} {value}" for key, value in where.items())
-                         + ". Expected finite logits and loss; a lower lr or a longer warmup usually helps.")
-        self.where = where
-
-
-class TrainingInterruptedError(RuntimeError):
-    """Asked to stop before the end; the checkpoint holds everything up to now."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +119,11 @@ def fit(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, *, ch
 
 
 def train(config: RunConfig, **options: Any) -> Record:
-    """Train and evaluate one configuration; ``options`` as for :func:`trained`."""
-    return trained(config, **options)[0]
+    """Train and evaluate one configuration; ``options`` as for :func:`trained`.
+
+    A list of seeds goes to :func:`paperlib.ensemble.train_many`.
+    """
+    return ensemble.train_many(config, **options) if isinstance(config.seed, tuple) else trained(config, **options)[0]
 
 
 def trained(config: RunConfig, *, device: torch.device | str | None = None, checkpoint: Path | str | None = None,
@@ -155,6 +151,9 @@ def trained(config: RunConfig, *, device: torch.device | str | None = None, chec
         TrainingInterruptedError: see :func:`fit`.
     """
     started = time.perf_counter()
+    if isinstance(config.seed, tuple):
+        raise ValueError(f"seed={list(config.seed)!r}: expected one seed, since one network is returned; several are "
+                         "for train, or for paperlib.ensemble.trained_many")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     loss = make_loss(config)
     engine = Engine.choose(place, config.batch_size, compile=compile, deterministic=deterministic)
@@ -162,7 +161,7 @@ def trained(config: RunConfig, *, device: torch.device | str | None = None, chec
         splits = data.splits(config)
         normalizer = Normalizer(splits.mean, splits.std, place)
         loaders = Loaders(
-            TrainLoader(splits.train, normalizer, place, batch_size=config.batch_size, seed=config.seed,
+            TrainLoader(splits.train, normalizer, place, batch_size=config.batch_size, seed=config.seeds[0],
                         augment=config.augment, flip=splits.flip),
             EvaluationLoader(splits.validation, normalizer, place))
         model = make_model(config, splits, normalizer, place)
@@ -181,51 +180,16 @@ def trained(config: RunConfig, *, device: torch.device | str | None = None, chec
     return replace(record, timing=timing), model, splits
 
 
-def make_loss(config: RunConfig) -> losses.BoundLoss:
-    """The configuration's loss with its options; k is required exactly where the loss takes one."""
-    takes_k = "k" in losses.options(config.loss)
-    if takes_k != (config.k is not None):
-        raise ValueError(f"k={config.k!r} with loss {config.loss!r}: expected "
-                         + ("a whole number" if takes_k else "None, since this loss takes no k"))
-    return losses.get(config.loss, **({"k": config.k} if takes_k else {}), **config.loss_options)
-
-
 def make_model(config: RunConfig, splits: Splits, normalizer: Normalizer, device: torch.device) -> nn.Module:
     """The configuration's network, initialised from its seed, on ``device`` in channels_last."""
     sample = normalizer(splits.train.inputs[:2000].to(device))
     model = models.build(config.model, tuple(sample.shape[1:]), splits.num_classes, width=config.width,
-                         depth=config.depth, seed=derive(config.seed, "initialisation"))
+                         depth=config.depth, seed=derive(config.seeds[0], "initialisation"))
     model = model.to(device)
     if sample.dim() == 4:
         model = model.to(memory_format=torch.channels_last)
     models.prepare(model, sample)
     return model
-
-
-def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum; matrices and filters decay, biases and normalisation learn faster instead."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay, "factor": 1.0},
-              {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0,
-               "factor": config.bias_lr_factor}]
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> float:
-    """Set every group to ``lr`` times its factor; returns ``lr``."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["factor"]
-    return lr
-
-
-def strength_now(config: RunConfig, progress: float, tracked: Tensor) -> Tensor | None:
-    """Strength of the transition at this step, 0-d on the device of ``tracked``; None where the loss has none."""
-    if config.loss != "topk_transition":
-        return None
-    full = config.loss_options.get("strength", losses.options(config.loss)["strength"])
-    if config.strength_schedule == "tracked":
-        return full * tracked
-    return torch.full_like(tracked, full * schedules.strength_factor(config, progress, 0.0))
 
 
 def loss_draws(model: nn.Module, loaders: Loaders, config: RunConfig) -> Callable[[int, int], dict[str, Tensor]]:
@@ -242,15 +206,10 @@ def loss_draws(model: nn.Module, loaders: Loaders, config: RunConfig) -> Callabl
     shape = (options["num_samples"], loaders.train.batch_size, num_classes)
 
     def draw(epoch: int, step: int) -> dict[str, Tensor]:
-        draws = generator(config.seed, "loss noise", epoch, step, device=sample.device)
+        draws = generator(config.seeds[0], "loss noise", epoch, step, device=sample.device)
         return {"noise": torch.randn(shape, generator=draws, device=sample.device)}
 
     return draw
-
-
-def shown_k(config: RunConfig) -> int:
-    """The k of the top-k accuracy in the history: the loss's own, else 5."""
-    return config.k or 5
 
 
 def count(state: State, logits: Tensor, labels: Tensor, value: Tensor, k: int) -> None:
@@ -367,21 +326,3 @@ class Clock:
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self.device))
         return event, time.process_time()
-
-
-def summarize_timing(timing: dict[str, float]) -> dict[str, Any]:
-    """The record's timing: seconds of the timed steps, the rate in images per second, and when the run ended (UTC)."""
-    seconds = timing["train_seconds"]
-    return {**timing, "images_per_second": timing["timed_images"] / seconds if seconds else None,
-            "finished": datetime.now(UTC).isoformat(timespec="seconds")}
-
-
-@contextmanager
-def torch_threads(threads: int) -> Iterator[None]:
-    """Set torch's CPU threads and put them back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

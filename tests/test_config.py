@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
@@ -25,6 +26,7 @@ def test_replace_refuses_unknown_keys_too():
     ("epochs", 8.0, "int"), ("epochs", "8", "int"), ("epochs", True, "int"), ("epochs", None, "int"),
     ("lr", "0.1", "float"), ("lr", True, "float"), ("augment", 1, "bool"), ("augment", "false", "bool"),
     ("model", 3, "str"), ("k", 5.0, "int"), ("loss_options", [1], "dict"), ("loss_options", None, "dict"),
+    ("epochs", (8, 9), "int"), ("seed_split", [0, 1], "int"),
 ])
 def test_a_value_of_another_type_is_refused(key, value, wanted):
     with pytest.raises(ValueError, match=f"{key}=.*expected {wanted}"):
@@ -119,3 +121,20 @@ def test_a_configuration_cannot_change():
     config.to_dict()["loss_options"]["gate"] = "linear"
     assert config.loss_options == {"gate": "none"} and config.run_id == before
     assert len({config, config.replace()}) == 1
+
+
+def test_a_list_of_seeds_is_many_models():
+    many = RunConfig(model="mlp", seed=[4, 0, 2])
+    assert many.seed == (0, 2, 4) == many.seeds and RunConfig(seed=4).seeds == (4,)
+    assert many == RunConfig(model="mlp", seed=(0, 2, 4)) and hash(many) == hash(many.replace(seed=[2, 4, 0]))
+    assert many.run_id == many.replace(seed=[2, 4, 0]).run_id
+    assert many.to_dict()["seed"] == [0, 2, 4] == json.loads(json.dumps(many.to_dict()))["seed"]
+    assert RunConfig.from_dict(many.to_dict()) == many and many.replace(seed=2) == RunConfig(model="mlp", seed=2)
+    ids = {config.run_id for config in (many, many.replace(seed=[0, 2]), many.replace(seed=[0]), many.replace(seed=0))}
+    assert len(ids) == 4, "one seed is not a list of one: their records differ in form"
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 1], [0, 2.0], [0, True], [0, -1], [0, 2**31], [0, "1"], [0, [1]], [None]])
+def test_seeds_that_are_no_distinct_whole_numbers_are_refused(seeds):
+    with pytest.raises(ValueError, match=r"seed=.*expected (a whole number|int)"):
+        RunConfig(seed=seeds)

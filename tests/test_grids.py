@@ -97,6 +97,14 @@ def test_none_is_written_as_a_text(load):
     assert {cell.config.low_resolution for cell in load(changed("epochs = 2", keys)).cells} == {None, 24}
 
 
+def test_a_list_of_seeds_is_one_cell(load):
+    grid = load(changed("[3, 1]", "[[3, 1], [7]]"))
+    assert grid.seeds == ((1, 3), (7,)) and len(grid.cells) == 8
+    assert [cell.seed for cell in grid.cells] == [(1, 3)] * 4 + [(7,)] * 4
+    assert all(cell.seed == cell.config.seed for cell in grid.cells)
+    assert grid.cells[0].place == "short/ce/2 seeds from 1" and load(GRID).cells[0].place == "short/ce/seed 3"
+
+
 def changed(old: str, new: str) -> str:
     assert old in GRID
     return GRID.replace(old, new)
@@ -116,6 +124,11 @@ def changed(old: str, new: str) -> str:
     (changed("seeds = [3, 1]\n", "seeds = 3\n"), "seeds = 3, expected a list"),
     (changed("seeds = [3, 1]\n", "seeds = []\n"), r"seeds = \[\], expected a list"),
     (changed("[3, 1]", "[3.5]"), "seed=3.5"),
+    (changed("[3, 1]", "[[3, 1.5]]"), "setup short, variant ce: seed=1.5"),
+    (changed("[3, 1]", "[[3, 1], 2]"), r"seeds = \[\[3, 1\], 2\], expected whole numbers or lists of them, not both"),
+    (changed("[3, 1]", "[[3, 1], [2, 3]]"), "seeds holds 3 twice"),
+    (changed("[3, 1]", "[[3, 3]]"), "seeds holds 3 twice"),
+    (changed("[3, 1]", "[[]]"), r"seed=\[\]: expected"),
     (GRID.split("[[variant]]")[0], r"expected at least one \[\[variant\]\]"),
     ('title = "t"\nseeds = [1]\n[setup]\nname = "a"\nlabel = "A"\n', r"each \[\[setup\]\] needs a label"),
     (changed("[base]", "[base"), "not valid TOML"),

@@ -15,6 +15,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "paths": set(),
     "seeding": set(),
     "metrics": set(),
+    "counts": set(),
     "bayes": set(),
     "theory": {"bayes"},
     "losses": set(),
@@ -25,25 +26,32 @@ MAY_IMPORT: dict[str, set[str]] = {
     "environment": {"paths"},
     "schedules": {"config"},
     "stats": {"metrics"},
-    "records": {"paths", "config", "grids", "metrics", "stats"},
+    "records": {"paths", "config", "counts", "grids", "metrics", "stats"},
     "data": {"paths", "config", "seeding"},
     "models": {"config", "seeding"},
     "engine": {"losses"},
     "checkpoint": {"config"},
     "progress": set(),
+    "parts": {"config", "losses", "schedules"},
+    "evaluation": {"bayes", "config", "counts", "metrics", "data", "models"},
+    "ensemble": {
+        *("config", "counts", "records", "environment", "seeding", "schedules", "data", "models", "losses"),
+        *("checkpoint", "progress", "parts", "evaluation", "engine"),
+    },
     "train": {
         *("paths", "config", "records", "environment", "seeding", "schedules", "metrics", "stats"),
-        *("data", "models", "losses", "engine", "checkpoint", "progress"),
+        *("data", "models", "losses", "engine", "checkpoint", "progress", "parts", "ensemble"),
     },
     "checks": {"config", "records", "environment", "seeding", "data", "models", "losses", "engine", "train"},
     "kit": {"config", "grids", "records", "environment", "train", "checks"},
+    "speedup": {"checkpoint", "config", "data", "ensemble", "models", "parts"},
     "sweep": {"paths", "config", "grids", "records", "environment", "checkpoint", "progress", "train", "kit"},
     "analysis": {"paths", "config", "grids", "metrics", "stats", "records"},
     "figures": {"paths", "metrics", "bayes", "theory", "stats", "analysis"},
     "tables": {"paths", "metrics", "stats", "analysis"},
 }
 NO_TORCH = [
-    *("paths", "config", "grids", "records", "metrics", "bayes", "theory", "stats"),
+    *("paths", "config", "counts", "grids", "records", "metrics", "bayes", "theory", "stats"),
     *("analysis", "figures", "tables", "kit", "sweep"),
 ]
 

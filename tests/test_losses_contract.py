@@ -553,6 +553,27 @@ def test_models_trained_together_have_their_own_strength(per_model: float) -> No
     assert_close(together, torch.stack(alone), **SAME)
 
 
+@pytest.mark.parametrize("shape", [(), (2,)], ids=["rows", "trailing dimension"])
+@pytest.mark.parametrize("blend", ["probability", "loss"])
+def test_every_sample_may_have_its_own_strength(blend: str, shape: tuple[int, ...]) -> None:
+    draws = torch.Generator().manual_seed(5)
+    logits = torch.randn(8, 5, *shape, generator=draws, dtype=torch.float64)
+    labels = torch.randint(5, (8, *shape), generator=draws)
+    strengths = torch.rand(8, *shape, generator=draws, dtype=torch.float64)
+    options = {"k": 3, "gate": "linear", "blend": blend, "detach_gate": False}
+    leaf = logits.clone().requires_grad_()
+    together = losses.topk_transition(leaf, labels, strength=strengths, reduction="none", **options)
+    assert together.shape == labels.shape
+    together.sum().backward()
+    for place in itertools.product(*map(range, labels.shape)):
+        row, *rest = place
+        own = logits[(row, slice(None), *rest)].clone().requires_grad_()
+        alone = losses.topk_transition(own[None], labels[place][None], strength=float(strengths[place]), **options)
+        alone.backward()
+        assert_close(together[place], alone, **SAME)
+        assert_close(leaf.grad[(row, slice(None), *rest)], own.grad, **SAME)
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 @pytest.mark.parametrize("name", ["topk_transition", "topk_entropy"])
 def test_generated_code_agrees(name: str) -> None:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from paperlib.losses._common import competitors, largest
+from paperlib.losses._common import competitors, largest, softmax
 
-LENGTHS = (2, 3, 7, 100, 333, 1000, 10007)  # from some length on, rows are cut into blocks
+LENGTHS = (2, 3, 7, 11, 13, 100, 333, 1000, 10007)  # from some length on, rows are cut into blocks
 
 
 def contents(kind: str, length: int) -> Tensor:
@@ -37,7 +37,7 @@ def test_largest_is_topk(kind: str, length: int, dtype: torch.dtype) -> None:
 
 
 def test_competitors_are_the_largest_without_the_label() -> None:
-    for length in (8, 1000):
+    for length in (8, 14, 1000):
         rows = contents("ties", length)
         labels = rows.argsort(dim=1, descending=True)[torch.arange(30), torch.arange(30) % 8]
         without = rows.scatter(1, labels[:, None], -torch.inf)
@@ -58,7 +58,26 @@ def test_zeros_survive_a_processor_that_flushes_small_numbers() -> None:
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor does not flush")
     try:
-        values, places = largest(torch.zeros(3, 6), 4)
+        values, places = largest(torch.zeros(3, 12), 4)
     finally:
         torch.set_flush_denormal(False)
     assert (values == 0).all() and all(len(set(row)) == 4 for row in places.tolist())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("length", LENGTHS[:6])
+@pytest.mark.parametrize("kind", ["plain", "ties", "masked", "zeros"])
+def test_softmax_is_torchs_and_so_are_its_derivatives(kind: str, length: int, dtype: torch.dtype) -> None:
+    rows = contents(kind, length).to(dtype)
+    rows[:, 0] = 0.5  # not all masked
+    own, torchs = rows.clone().requires_grad_(), rows.clone().requires_grad_()
+    vector = torch.randn(rows.shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    found, expected = softmax(own), torchs.softmax(dim=1)
+    torch.testing.assert_close(found, expected)
+    assert found.is_contiguous()
+    first, wanted = (torch.autograd.grad(value, leaf, vector, create_graph=True)[0]
+                     for value, leaf in ((found, own), (expected, torchs)))
+    torch.testing.assert_close(first, wanted)
+    second, wanted = (torch.autograd.grad(each, leaf, vector)[0] for each, leaf in ((first, own), (wanted, torchs)))
+    torch.testing.assert_close(second, wanted)
+    assert softmax(rows[:0]).shape == (0, length)

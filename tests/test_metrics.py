@@ -152,8 +152,9 @@ def test_smallest_k_by_hand() -> None:
 # ------------------------------------------------------------------------- likelihood and calibration
 
 
-def test_negative_log_likelihood() -> None:
-    logits, labels = scores()
+@pytest.mark.parametrize("classes", [7, 12])
+def test_negative_log_likelihood(classes: int) -> None:
+    logits, labels = scores(classes=classes)
     actual = metrics.negative_log_likelihood(logits, labels)
     assert isinstance(actual, float)
     assert actual == pytest.approx(F.cross_entropy(logits.double(), labels).item(), rel=1e-12)
@@ -175,8 +176,9 @@ def plain_calibration_error(logits: torch.Tensor, labels: torch.Tensor, bins: in
 
 
 @pytest.mark.parametrize("bins", [1, 10, 15, 100])
-def test_calibration_error_against_a_loop(bins: int) -> None:
-    logits, labels = scores(400, 4)
+@pytest.mark.parametrize("classes", [4, 12])
+def test_calibration_error_against_a_loop(classes: int, bins: int) -> None:
+    logits, labels = scores(400, classes)
     actual = metrics.expected_calibration_error(logits * 2, labels, bins=bins)
     assert isinstance(actual, float)
     assert actual == pytest.approx(plain_calibration_error(logits * 2, labels, bins), rel=1e-9)

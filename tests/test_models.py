@@ -18,6 +18,7 @@ def parameters(model: nn.Module) -> int:
 
 @pytest.mark.parametrize("name, shape, settings", [
     ("mlp", (2,), {}), ("mlp", (16, 16, 1), {"width": 8, "depth": 3}), ("mlp", (5,), {"depth": 0}),
+    ("polynomial", (2,), {"depth": 4}), ("polynomial", (1, 3, 3), {}),
     ("resnet18", IMAGE, {"width": 4}), ("resnet18", (1, 16, 16), {"width": 4}),
     ("wrn", IMAGE, {"width": 1, "depth": 10}), ("wrn", (1, 16, 16), {"width": 2, "depth": 16}),
     ("densenet", IMAGE, {"width": 4, "depth": 10}), ("densenet", (1, 20, 12), {"width": 3, "depth": 16}),
@@ -41,6 +42,8 @@ def test_one_row_of_float32_logits_a_sample_also_under_bfloat16(name, shape, set
     ("mlp", (2,), 5, {}, 2 * 64 + 64 + 64 * 5 + 5),
     ("mlp", (2,), 5, {"width": 3, "depth": 2}, (2 * 3 + 3) + (3 * 3 + 3) + (3 * 5 + 5)),
     ("mlp", (4,), 5, {"depth": 0}, 4 * 5 + 5),
+    ("polynomial", (2,), 5, {"depth": 3}, (2 + 3 + 4) * 5 + 5),  # x, y, xx, xy, yy, xxx, ...
+    ("polynomial", (4,), 5, {}, (4 + 10) * 5 + 5),
     ("resnet18", IMAGE, 10, {}, 11_173_962),  # the well-known size of the CIFAR ResNet-18
     ("resnet18", IMAGE, 100, {}, 11_220_132),
     # 3 x 3 convolutions and as many batch norms a group, the frozen 2 x 2 whitening, a head without bias.
@@ -98,7 +101,9 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_al
     torch.manual_seed(5)
     before = torch.get_rng_state()
     for name in models.MODELS:
-        one, same, other = (models.build(name, IMAGE, 10, width=8, seed=seed) for seed in (1, 1, 2))
+        settings = {"depth": 1} if name == "polynomial" else {"width": 8}
+        shape = (2,) if name == "polynomial" else IMAGE
+        one, same, other = (models.build(name, shape, 10, seed=seed, **settings) for seed in (1, 1, 2))
         weights = dict(same.named_parameters())
         assert all(torch.equal(value, weights[key]) for key, value in one.named_parameters()), name
         assert not torch.equal(one.head.weight, other.head.weight), name
@@ -114,7 +119,7 @@ def test_without_a_seed_the_global_generator_decides():
 
 
 @pytest.mark.parametrize("name, shape, settings, message", [
-    ("speadnet", IMAGE, {}, "unknown model 'speadnet': did you mean 'speednet'.* Valid models: mlp, resnet18"),
+    ("speadnet", IMAGE, {}, "unknown model 'speadnet': did you mean 'speednet'.* Valid models: mlp, poly"),
     ("speednet", IMAGE, {"depth": 4}, "model 'speednet' with depth=4: expected 2 or 3 convolutions a group"),
     ("resnet18", IMAGE, {"depth": 34}, "model 'resnet18' takes no depth: expected None, got 34"),
     ("wrn", IMAGE, {"depth": 20}, r"model 'wrn' with depth=20: expected 6 n \+ 4"),
@@ -122,6 +127,9 @@ def test_without_a_seed_the_global_generator_decides():
     ("densenet", IMAGE, {"depth": 101}, "model 'densenet' with depth=101: expected 6 n"),
     ("speednet", (3, 8, 32), {}, r"at least 9 x 9 pixels, got shape \(3, 8, 32\)"),
     ("speednet", (2,), {}, r"takes images: expected an input shape \(channels, H, W\), got \(2,\); .*'mlp'"),
+    ("polynomial", (2,), {"width": 3}, "model 'polynomial' takes no width: expected None, got 3"),
+    ("polynomial", (2,), {"depth": 0}, "depth=0: expected a degree of at least 1"),
+    ("polynomial", IMAGE, {}, "degree 2 in 3072 inputs has 4,723,200 features: expected at most 2,000"),
     ("resnet18", (32, 32), {}, r"takes images: .*got \(32, 32\)"),
 ])
 def test_what_cannot_be_built_is_named(name, shape, settings, message):

@@ -23,6 +23,7 @@ from paperlib.analysis.frames import (
     status,
     summary,
 )
+from paperlib.analysis.many import diverged, regrets
 from paperlib.analysis.performance import (
     augmentation_rates,
     choice_costs,
@@ -37,7 +38,7 @@ from paperlib.analysis.performance import (
 __all__ = [
     "Place", "augmentation_rates", "calibration", "calibration_document", "candidate_differences", "candidates",
     "certificates", "choice_costs", "cost_document", "curve_bands", "curves", "determinism_costs", "difference_bands",
-    "differences", "ensemble_speedups", "environments", "history", "labels", "loss_costs", "loss_memory",
-    "loss_shares", "part_status", "performance_documents", "region_verdict", "require_comparable", "runs",
+    "differences", "diverged", "ensemble_speedups", "environments", "history", "labels", "loss_costs", "loss_memory",
+    "loss_shares", "part_status", "performance_documents", "region_verdict", "regrets", "require_comparable", "runs",
     "setups_verdict", "size_verdict", "status", "step_parts", "summary", "training_rates", "verdicts",
 ]

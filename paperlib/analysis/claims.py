@@ -139,8 +139,8 @@ def verdicts(grid_name: str = "first-study", synthetic_grid: str = "synthetic-fi
     if frames.present(grid_name):
         grid, names = grids.load(grid_name), frames.labels(grid_name)
         ours = _transition(grid)
-        ranks, classes = frames.rank_arrays(grid_name)
-        gaps = frames.paired_differences(ranks, classes, BASELINE)
+        ranks = frames.rank_arrays(grid_name)[0]
+        gaps = frames.paired_differences(frames.curve_arrays(grid_name), BASELINE)
         setups = [name for name in grid.setups if _config(grid, name)["dataset"] == "cifar100"]
         if setups:
             found |= {"C2": _c2(gaps, setups, names, level), "C3": _c3(gaps, setups, ours, names, level),
@@ -153,8 +153,8 @@ def verdicts(grid_name: str = "first-study", synthetic_grid: str = "synthetic-fi
 def _c1(grid_name: str, level: Any) -> tuple[str, Verdict]:
     grid, names = grids.load(grid_name), frames.labels(grid_name)
     ours = _transition(grid)
-    ranks, classes = frames.rank_arrays(grid_name)
-    gaps = frames.paired_differences(ranks, classes, BASELINE)
+    curves = frames.curve_arrays(grid_name)
+    gaps = frames.paired_differences(curves, BASELINE)
     configs = {setup: _config(grid, setup) for setup in grid.setups}
     complexity = {setup: repr([keys["family"], keys["family_options"]]) for setup, keys in configs.items()}
     capacity = {setup: (keys["depth"] or 0, keys["width"] or 0) for setup, keys in configs.items()}
@@ -169,7 +169,7 @@ def _c1(grid_name: str, level: Any) -> tuple[str, Verdict]:
         return f"{text}; one {' and one '.join(fixed)} only, while the claim is about how they meet", "not yet tested"
     # Rich enough: the largest model on the simplest data, the complexity that cross entropy solves best there.
     largest = [setup for setup in gain if capacity[setup] == max(capacity.values())]
-    simplest = complexity[max(largest, key=lambda setup: np.mean(ranks[setup, BASELINE] == 1))]
+    simplest = complexity[max(largest, key=lambda setup: np.mean(curves[setup, BASELINE][:, 0]))]
     rich = [setup for setup in largest if complexity[setup] == simplest]
     seen = ", ".join(f"{names[setup]}: {_points(gain[setup])}" for setup in rich)
     return f"{text}; where the model is rich enough, {seen}", region_verdict(

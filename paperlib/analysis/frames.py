@@ -1,6 +1,7 @@
 """Tidy frames of a grid's records, and what may be averaged.
 
-Setups and variants stand in the order of the grid. Losses are compared within a setup, over common seeds.
+Setups and variants stand in the order of the grid. Losses are compared within a setup, over common seeds. A record of
+many models counts as that many runs, one a seed; what needs the ranks of single images is an error for it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from paperlib.grids import Cell, Grid
 from paperlib.records import Record
 
 Ranks = dict[tuple[str, str], NDArray[np.int64]]
+Curves = dict[tuple[str, str], NDArray[np.float64]]
 Gaps = dict[tuple[str, str], NDArray[np.float64]]
 
 #: Accuracies and targets that every table of runs carries.
@@ -40,8 +42,8 @@ def require_comparable(pairs: Sequence[tuple[Cell, Record]]) -> None:
     """Refuse records that must not be averaged or compared.
 
     One schema and protocol throughout; one data checksum and one test set in a setup; within a setup and
-    variant one configuration but for the seed, each record being that of its cell. Versions and devices may
-    differ: :func:`environments` lists them.
+    variant one configuration but for the seed, each record being that of its cell; in a setup records of one model or
+    of many. Versions and devices may differ: :func:`environments` lists them.
 
     Raises:
         ValueError: names the two runs and what differs.
@@ -56,7 +58,8 @@ def require_comparable(pairs: Sequence[tuple[Cell, Record]]) -> None:
         must_agree = {("schema",): record.schema, ("protocol",): record.protocol,
                       ("data checksum", cell.setup): record.data["checksum"],
                       ("number of classes", cell.setup): record.validation["num_classes"],
-                      ("number of test images", cell.setup): (record.test or {}).get("n")}
+                      ("number of test images", cell.setup): (record.test or {}).get("n"),
+                      ("a list of seeds", cell.setup): record.many}
         must_agree |= {(f"configuration key {key!r}", cell.setup, cell.variant): value
                        for key, value in record.config.items() if key != "seed"}
         for (what, *where), value in must_agree.items():
@@ -91,25 +94,66 @@ def rank_arrays(grid_name: str, split: str = "test") -> tuple[Ranks, dict[str, i
     return {key: np.stack(value) for key, value in rows.items()}, classes
 
 
+def curve_arrays(grid_name: str, split: str = "test") -> Curves:
+    """Accuracy at every k, (S, C), by setup and variant, seeds in the grid's order, the same in a setup.
+
+    Raises:
+        ValueError: variants of a setup have different seeds, or a model diverged.
+    """
+    rows: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for cell, record in joined(grid_name)[1]:
+        rows.setdefault((cell.setup, cell.variant), []).append(model_curves(record, split))
+        seeds.setdefault((cell.setup, cell.variant), []).extend(record.seeds)
+    first: dict[str, tuple[str, list[int]]] = {}
+    for (setup, variant), own in seeds.items():
+        other, expected = first.setdefault(setup, (variant, own))
+        if own != expected:
+            raise ValueError(f"grid {grid_name!r}, setup {setup!r}: {other!r} has seeds {expected} and {variant!r} "
+                             f"{own}: expected the same, since comparisons are paired by seed")
+    return {key: np.concatenate(value) for key, value in rows.items()}
+
+
+def model_curves(record: Record, split: str) -> NDArray[np.float64]:
+    """Accuracy of each model of a record at every k, (M, C).
+
+    A mean without the models that diverged flatters the loss, so they are an error; :func:`diverged` lists them.
+
+    Raises:
+        ValueError: a model diverged.
+    """
+    if lost := record.diverged(split):
+        raise ValueError(f"record {record.run_id}: {len(lost)} of its {len(record.seeds)} models diverged (seeds "
+                         f"{', '.join(map(str, lost))}) and have no results. Averages need all of them: train with a "
+                         "lower lr or a longer warmup, or leave these seeds out of the whole grid.")
+    return np.cumsum(record.counts(split), axis=1) / record.evaluation(split)["n"]
+
+
 def runs(grid_name: str, split: str = "test") -> pd.DataFrame:
-    """One row a run.
+    """One row a run, or a model of a run of many.
 
     Columns: setup, variant, seed, run_id, n (images), top1, top2, top5, top10, top20 (accuracies; NaN where there
     are not that many classes), k90, k95, k99 (smallest k for that accuracy), nll (nats), ece, train_top1 (of
-    the last epoch), minutes (wall clock), device.
+    the last epoch), minutes (wall clock; a model's share), device.
     """
     rows = []
     for cell, record in joined(grid_name)[1]:
-        ranks, evaluation = record.ranks(split), getattr(record, split)
-        curve = metrics.topk_curve(ranks, evaluation["num_classes"])
-        rows.append({
-            "setup": cell.setup, "variant": cell.variant, "seed": cell.seed, "run_id": record.run_id, "n": len(ranks),
-            **{f"top{k}": curve[k - 1] if k <= len(curve) else np.nan for k in KS},
-            **{f"k{round(100 * target)}": metrics.smallest_k(curve, target) for target in TARGETS},
-            "nll": evaluation["nll"], "ece": evaluation["ece"], "train_top1": record.history[-1]["train_top1"],
-            "minutes": (record.timing["train_seconds"] + record.timing["evaluation_seconds"]) / 60,
-            "device": record.environment["device"]})
+        curves, evaluation = model_curves(record, split), record.evaluation(split)
+        minutes = (record.timing["train_seconds"] + record.timing["evaluation_seconds"]) / 60 / len(curves)
+        for place, (seed, curve) in enumerate(zip(record.seeds, curves, strict=True)):
+            rows.append({
+                "setup": cell.setup, "variant": cell.variant, "seed": seed, "run_id": record.run_id,
+                "n": evaluation["n"], **{f"top{k}": curve[k - 1] if k <= len(curve) else np.nan for k in KS},
+                **{f"k{round(100 * target)}": metrics.smallest_k(curve, target) for target in TARGETS},
+                "nll": _of(evaluation["nll"], place), "ece": _of(evaluation["ece"], place),
+                "train_top1": _of(record.history[-1]["train_top1"], place), "minutes": minutes,
+                "device": record.environment["device"]})
     return pd.DataFrame(rows)
+
+
+def _of(value: Any, place: int) -> Any:
+    """One model's part of what is a list in a record of many."""
+    return value[place] if isinstance(value, list) else value
 
 
 def summary(grid_name: str, columns: Sequence[str] = ("top1", "top5", "top10", "top20", "k95", "k99"),
@@ -133,28 +177,32 @@ def curves(grid_name: str, split: str = "test") -> pd.DataFrame:
     """Accuracy at every k of every run. Columns: setup, variant, seed, k (1..C), accuracy."""
     frames = []
     for cell, record in joined(grid_name)[1]:
-        curve = metrics.topk_curve(record.ranks(split), getattr(record, split)["num_classes"])
-        frames.append(pd.DataFrame({"setup": cell.setup, "variant": cell.variant, "seed": cell.seed,
-                                    "k": np.arange(1, len(curve) + 1), "accuracy": curve}))
+        frames += [pd.DataFrame({"setup": cell.setup, "variant": cell.variant, "seed": seed,
+                                 "k": np.arange(1, len(curve) + 1), "accuracy": curve})
+                   for seed, curve in zip(record.seeds, model_curves(record, split), strict=True)]
     return pd.concat(frames, ignore_index=True)
 
 
 def history(grid_name: str) -> pd.DataFrame:
-    """One row a run and epoch: setup, variant, seed, then the keys of a record's history."""
-    return pd.DataFrame([{"setup": cell.setup, "variant": cell.variant, "seed": cell.seed, **epoch}
-                         for cell, record in joined(grid_name)[1] for epoch in record.history])
+    """One row a model and epoch: setup, variant, seed, then the keys of a record's history.
+
+    A model that diverged has None from then on; :func:`diverged` lists them.
+    """
+    return pd.DataFrame([{"setup": cell.setup, "variant": cell.variant, "seed": seed,
+                          **{key: _of(value, place) for key, value in epoch.items() if key != "diverged"}}
+                         for cell, record in joined(grid_name)[1] for place, seed in enumerate(record.seeds)
+                         for epoch in record.history])
 
 
-def paired_differences(ranks: Ranks, classes: dict[str, int], baseline: str) -> Gaps:
-    """Accuracy minus the baseline's at every k, (S, C), by setup and variant, from :func:`rank_arrays`.
+def paired_differences(curves: Curves, baseline: str) -> Gaps:
+    """Accuracy minus the baseline's at every k, (S, C), by setup and variant, from :func:`curve_arrays`.
 
     Raises:
         ValueError: there is no such variant.
     """
-    _require_variant(ranks, baseline)
-    curve = {key: np.stack([metrics.topk_curve(row, classes[key[0]]) for row in rows]) for key, rows in ranks.items()}
-    return {(setup, variant): rows - curve[setup, baseline]
-            for (setup, variant), rows in curve.items() if variant != baseline}
+    _require_variant(curves, baseline)
+    return {(setup, variant): rows - curves[setup, baseline]
+            for (setup, variant), rows in curves.items() if variant != baseline}
 
 
 def differences(grid_name: str, baseline: str = "ce", ks: Sequence[int] = (1, 5, 10, 25), level: Any = 0.95,
@@ -177,7 +225,7 @@ def differences(grid_name: str, baseline: str = "ce", ks: Sequence[int] = (1, 5,
         ValueError: unknown baseline, or a k outside 1..number of classes.
     """
     rows: list[dict[str, Any]] = []
-    for (setup, variant), gaps in paired_differences(*rank_arrays(grid_name, split), baseline).items():
+    for (setup, variant), gaps in paired_differences(curve_arrays(grid_name, split), baseline).items():
         if not all(1 <= k <= gaps.shape[1] for k in ks):
             raise ValueError(f"ks={tuple(ks)}: expected values in 1..{gaps.shape[1]}, the classes of setup {setup!r}")
         p = stats.max_t_sign_flips(gaps[:, [k - 1 for k in ks]])

@@ -228,7 +228,9 @@ def largest(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
     times a softmax: there, single precision is sorted by numpy, which has no branches in rows of up to 128.
     """
     length = rows.shape[1]
-    if rows.device.type != "cpu" or rows.dtype != torch.float32 or 128 < length < 16 * count or not is_plain(rows):
+    # Where there is little to compare, or much to find, torch.topk is as good.
+    topk = length <= 10 or 128 < length < 16 * count
+    if rows.device.type != "cpu" or rows.dtype != torch.float32 or topk or not is_plain(rows):
         values, places = rows.topk(count, dim=1)
         return values, places
     places = _largest_on_cpu(rows.detach(), count)
@@ -263,6 +265,17 @@ def _sorted_on_cpu(rows: Tensor, count: int) -> Tensor:
     keys |= np.arange(rows.shape[1])
     keys.sort(axis=1)
     return torch.from_numpy(keys[:, : -count - 1 : -1] & 0xFFFFFFFF)
+
+
+def softmax(rows: Tensor) -> Tensor:
+    """``rows.softmax(dim=1)``.
+
+    On a CPU torch takes rows shorter than its vectors one number at a time, slower than it takes a hundred classes:
+    there, columns are gone through instead. Ten classes and more keep torch's rounding, which recorded runs have.
+    """
+    if rows.device.type != "cpu" or rows.shape[1] >= 10 or not is_plain(rows):
+        return rows.softmax(dim=1)
+    return rows.t().contiguous().softmax(dim=0).t().contiguous()
 
 
 def add_at(values: Tensor, places: Tensor, addend: Tensor) -> Tensor:

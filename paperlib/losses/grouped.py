@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from paperlib.losses._common import (
+    Batch,
     LossSpec,
     Reduction,
     add_at,
@@ -17,6 +18,7 @@ from paperlib.losses._common import (
     is_plain,
     largest,
     prepare,
+    softmax,
 )
 
 Gate = Literal["ratio", "linear", "none"]
@@ -52,7 +54,8 @@ def topk_transition(logits: Tensor, labels: Tensor, *, k: int = 5, gate: Gate = 
         gate: how deep inside the top k a sample's label must be before its loss is grouped.
         tau: temperature of ``"ratio"``, in logits, > 0.
         margin: width of ``"linear"``, in logits, > 0.
-        strength: in [0, 1]; a float, or a 0-d tensor that a schedule may fill without recompiling anything.
+        strength: in [0, 1]; a float, a 0-d tensor that a schedule may fill without recompiling anything, or a tensor
+            of the shape of ``labels``: one strength a sample, as where models are trained together.
         detach_gate: treat :math:`g` as a constant in the gradient. False is the exact gradient, which near the
             boundary grows like :math:`\min(S / (\tau p_y), 1 / (s_y - r))`.
         blend: whether probabilities or losses are mixed.
@@ -74,7 +77,7 @@ def topk_transition(logits: Tensor, labels: Tensor, *, k: int = 5, gate: Gate = 
         raise ValueError(f"detach_gate={detach_gate!r}: expected True or False")
     batch = prepare(logits, labels, weight, ignore_index, reduction, k)
     definition = partial(_transition, k=k, gate=gate, tau=tau, margin=margin, detach_gate=detach_gate, blend=blend)
-    return batch.loss(definition, _as_tensor(strength, batch.logits), bounded=detach_gate)
+    return batch.loss(definition, _as_tensor(strength, batch), bounded=detach_gate)
 
 
 def topk_grouped(logits: Tensor, labels: Tensor, *, k: int = 5, weight: Tensor | None = None,
@@ -101,7 +104,7 @@ def _transition(logits: Tensor, labels: Tensor, strength: Tensor | None = None, 
     group = top[:, :k]
     own = logits.gather(1, y)
     depth = own - best[:, k:]
-    p = logits.softmax(dim=1)
+    p = softmax(logits)
     p_y, members = p.gather(1, y), p.gather(1, group)
     # To full precision where p_y underflows: the largest probability is exp(0) / sum.
     log_p_y = own - best[:, :1] + members[:, :1].log()
@@ -147,20 +150,24 @@ def _log_gate_slope(depth: Tensor, gate: str, tau: float, margin: float) -> Tens
     return torch.full_like(depth, -math.log(margin)).masked_fill(level, -math.inf)
 
 
-def _as_tensor(strength: float | Tensor, like: Tensor) -> Tensor | None:
-    """None is a strength of 1 throughout."""
+def _as_tensor(strength: float | Tensor, batch: Batch) -> Tensor | None:
+    """0-d, or (rows, 1); None is a strength of 1 throughout."""
+    like = batch.logits
     if not isinstance(strength, Tensor):
         check_number("strength", strength, 0, 1)
         if strength == 1:
             return None
         return torch.full((), float(strength), dtype=like.dtype, device=like.device)
-    if strength.dim() != 0 or not strength.is_floating_point():
+    if (strength.dim() and strength.shape != batch.shape) or not strength.is_floating_point():
         raise ValueError(f"strength: got a {strength.dtype} tensor of shape {tuple(strength.shape)}, expected a float "
-                         "or a floating-point tensor without dimensions")
-    if strength.device.type == "cpu" and is_plain(strength):
-        check_number("strength", float(strength), 0, 1)
+                         "or a floating-point tensor, without dimensions or of the labels' shape "
+                         f"{tuple(batch.shape)}")
+    if strength.device.type == "cpu" and is_plain(strength) and strength.numel():
+        for bound in strength.aminmax():
+            check_number("strength", float(bound), 0, 1)
     # A copy: a schedule may fill its tensor anew before the backward pass.
-    return strength.detach().clone().to(dtype=like.dtype, device=like.device)
+    strength = strength.detach().clone().to(dtype=like.dtype, device=like.device)
+    return strength.reshape(-1, 1) if strength.dim() else strength
 
 
 SPECS = (

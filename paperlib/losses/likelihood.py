@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from paperlib.losses._common import LossSpec, Reduction, add_at, check_number, check_scale, prepare
+from paperlib.losses._common import LossSpec, Reduction, add_at, check_number, check_scale, prepare, softmax
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, weight: Tensor | None = None,
@@ -49,7 +49,7 @@ def nll(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def softmax_and_log_at(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     """Probabilities (rows, C) and, to full precision where they underflow, their logarithms at ``classes``."""
-    p = logits.softmax(dim=1)
+    p = softmax(logits)
     # exp(0) / sum is the largest probability, so its logarithm is the normaliser's.
     log_z = -p.amax(dim=1, keepdim=True).log()
     distance = logits.gather(1, classes) - logits.amax(dim=1, keepdim=True)
@@ -62,7 +62,7 @@ def _smoothed(logits: Tensor, labels: Tensor, classes: Tensor, *, smoothing: flo
     share = classes * present * (smoothing / present.sum(dim=1, keepdim=True, dtype=logits.dtype))
     y = labels.unsqueeze(1)
     share = share.scatter_add(1, y, (1 - smoothing) * classes[y])
-    p = logits.softmax(dim=1)
+    p = softmax(logits)
     log_z = -p.amax(dim=1, keepdim=True).log()
     distance = (logits - logits.amax(dim=1, keepdim=True)).clamp(min=torch.finfo(p.dtype).min)
     # Weighing before summing keeps C huge terms from overflowing together.
@@ -109,7 +109,7 @@ def _ldr_kl(logits: Tensor, labels: Tensor, *, lam: float, c: float) -> tuple[Te
     top = logits.amax(dim=1, keepdim=True)
     raised = ((logits - top).clamp(min=-limit) + c).scatter(1, y, (own - top).clamp(min=-limit))
     highest = raised.amax(dim=1, keepdim=True)
-    p = ((raised - highest) / lam).clamp(min=-limit).masked_fill(logits == -math.inf, -math.inf).softmax(dim=1)
+    p = softmax(((raised - highest) / lam).clamp(min=-limit).masked_fill(logits == -math.inf, -math.inf))
     # The log of a mean of exponentials, from its largest term or, at a large lam, where all are near 1, from what they
     # fall short of it.
     rise = ((raised - highest) / lam).clamp(min=-limit).expm1().masked_fill(logits == -math.inf, 0.0)

@@ -8,15 +8,18 @@ from torch import Tensor, nn
 
 from paperlib.models.densenet import DenseNet
 from paperlib.models.mlp import MLP
+from paperlib.models.polynomial import Polynomial
 from paperlib.models.resnet import ResNet18
 from paperlib.models.speednet import SpeedNet
+from paperlib.models.stack import Stack, stacked
 from paperlib.models.wrn import WideResNet
 
-__all__ = ["MLP", "MODELS", "DenseNet", "ResNet18", "SpeedNet", "WideResNet", "build", "prepare"]
+__all__ = ["MLP", "MODELS", "DenseNet", "Polynomial", "ResNet18", "SpeedNet", "Stack", "WideResNet", "build",
+           "prepare", "stacked"]
 
 #: Models by name: ``(input_shape, num_classes, width, depth) -> Module`` with logits (B, C) as output.
-MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "resnet18": ResNet18, "wrn": WideResNet,
-                                             "densenet": DenseNet, "speednet": SpeedNet}
+MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "polynomial": Polynomial, "resnet18": ResNet18,
+                                             "wrn": WideResNet, "densenet": DenseNet, "speednet": SpeedNet}
 
 
 def build(name: str, input_shape: tuple[int, ...], num_classes: int, *, width: int | None = None,
@@ -38,9 +41,9 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int, *, width: i
         near = difflib.get_close_matches(name, MODELS, n=1)
         raise ValueError(f"unknown model {name!r}{f': did you mean {near[0]!r}?' if near else '.'} "
                          f"Valid models: {', '.join(MODELS)}")
-    if name != "mlp" and len(input_shape) != 3:
+    if name not in ("mlp", "polynomial") and len(input_shape) != 3:
         raise ValueError(f"model {name!r} takes images: expected an input shape (channels, H, W), got {input_shape}; "
-                         "for features use 'mlp'")
+                         "for features use 'mlp' or 'polynomial'")
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
@@ -49,5 +52,5 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int, *, width: i
 
 def prepare(model: nn.Module, inputs: Tensor) -> None:
     """Let a model that has data-dependent initialisation see normalised training inputs."""
-    if isinstance(model, SpeedNet):
+    if isinstance(model, SpeedNet | Polynomial):
         model.prepare(inputs)

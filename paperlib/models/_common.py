@@ -17,9 +17,9 @@ class Head(nn.Linear):
         self.scale = scale
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits (B, C), float32, of features (B, inputs)."""
+        """Logits (B, C), float32 as the weights, of features (B, inputs)."""
         with torch.autocast(features.device.type, enabled=False):
-            return super().forward(features.float()) * self.scale
+            return super().forward(features.to(self.weight.dtype)) * self.scale
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:

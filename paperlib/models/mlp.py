@@ -21,6 +21,10 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.head = Head(sizes[-1], num_classes)
 
+    def features(self, inputs: Tensor) -> Tensor:
+        """What the first layer with weights sees of inputs (B, ...): (B, D)."""
+        return inputs.flatten(1)
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits (B, C) of inputs (B, ...)."""
         return self.head(self.layers(inputs))
