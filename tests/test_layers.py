@@ -15,6 +15,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "paths": set(),
     "seeding": set(),
     "metrics": set(),
+    "bayes": set(),
+    "theory": {"bayes"},
     "losses": set(),
     "calibration": {"losses"},
     "config": {"paths"},
@@ -36,10 +38,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kit": {"config", "grids", "records", "environment", "train", "checks"},
     "sweep": {"paths", "config", "grids", "records", "environment", "checkpoint", "progress", "train", "kit"},
     "analysis": {"paths", "config", "grids", "metrics", "stats", "records"},
-    "figures": {"paths", "metrics", "stats", "analysis"},
+    "figures": {"paths", "metrics", "bayes", "theory", "stats", "analysis"},
     "tables": {"paths", "metrics", "stats", "analysis"},
 }
-NO_TORCH = ["paths", "config", "grids", "records", "metrics", "stats", "analysis", "figures", "tables", "kit", "sweep"]
+NO_TORCH = [
+    *("paths", "config", "grids", "records", "metrics", "bayes", "theory", "stats"),
+    *("analysis", "figures", "tables", "kit", "sweep"),
+]
 
 
 def part_of(path: Path, package: Path) -> str:

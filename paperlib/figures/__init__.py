@@ -6,8 +6,7 @@ Accuracies come as fractions and are drawn in percent. Panels are stacked, and l
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,41 +18,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-Plotted = tuple[Figure, pd.DataFrame]
-Labels = Mapping[str, str] | None
+from paperlib.figures._style import WIDTH, Labels, Plotted, looks, style
+from paperlib.figures.synthetic import decision_regions, gap_of_knobs, split_objectives
 
-#: Inches. At this width letters of 12 points stay readable on a screen of 390 pixels.
-WIDTH = 6.4
-_COLOURS = sns.color_palette("colorblind")
-_MARKERS = "osD^vPX*<>"
-#: A loss keeps its colour and marker in every figure; names not listed take the places that are left.
-_PLACES = {"ce": 0, "ramp": 1, "transition": 1, "constant": 2, "grouped": 3}
+__all__ = ["WIDTH", "candidates_forest", "class_regions", "decision_regions", "difference_curves", "differences",
+           "gap_of_knobs", "looks", "loss_curves", "split_objectives", "style", "topk_curves", "tradeoff",
+           "training_curves"]
+
 _TARGET_MARKERS = {0.9: "o", 0.95: "s", 0.99: "D"}
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """The one look of all figures."""
-    theme = sns.axes_style("whitegrid") | sns.plotting_context("notebook", font_scale=1.1)
-    with plt.rc_context(theme | {
-            "figure.dpi": 150, "savefig.dpi": 150, "legend.frameon": False,
-            "figure.constrained_layout.use": True, "figure.constrained_layout.hspace": 0.06,
-            "axes.titlesize": 13, "axes.labelsize": 12, "xtick.labelsize": 12, "ytick.labelsize": 12,
-            "legend.fontsize": 12, "axes.edgecolor": ".4", "grid.color": ".88", "lines.linewidth": 2,
-            "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "paperlib"}):
-        yield
-
-
-def looks(variants: Sequence[str]) -> dict[str, tuple[Any, str]]:
-    """Colour and marker of each variant: fixed for the losses of the report, the next free ones for others."""
-    free = iter([place for place in range(len(_COLOURS)) if place not in {_PLACES.get(name) for name in variants}])
-    found = {}
-    for name in variants:
-        place = _PLACES[name] if name in _PLACES else next(free, None)
-        if place is None:
-            raise ValueError(f"{len(variants)} variants: expected at most {len(_COLOURS)}, more cannot be told apart")
-        found[name] = (_COLOURS[place], _MARKERS[place])
-    return found
 
 
 def topk_curves(bands: pd.DataFrame, labels: Labels = None, smallest_error: float = 0.002) -> Plotted:
@@ -271,17 +243,19 @@ def class_regions(frame: pd.DataFrame, panels: Mapping[str, str]) -> Plotted:
     """Which class, or pair of classes, is the right answer where on the square; one panel each.
 
     Args:
-        frame: columns x, y (a full square lattice) and one column of names for each panel.
+        frame: columns x, y (a full square lattice) and one column of names for each panel; where there is no name (as
+            off a disc), nothing is drawn.
         panels: column of names -> title of its panel.
     """
+    edge = frame["x"].max() + 0.5 * (frame["x"].max() - frame["x"].min()) / (frame["x"].nunique() - 1)
     with style():
         figure, grid = plt.subplots(1, len(panels), figsize=(WIDTH, 4.1), sharey=True, squeeze=False)
         for axes, (column, title) in zip(grid.flat, panels.items(), strict=True):
-            names = sorted(frame[column].unique())
+            names = sorted(frame[column].dropna().unique())
             colours = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
             table = frame.pivot(index="y", columns="x", values=column)
-            axes.imshow([[colours[name] for name in row] for row in table.to_numpy()], origin="lower", alpha=0.75,
-                        extent=(-1, 1, -1, 1), interpolation="nearest")
+            axes.imshow([[colours.get(name, (1, 1, 1)) for name in row] for row in table.to_numpy()], origin="lower",
+                        alpha=0.75, extent=(-edge, edge, -edge, edge), interpolation="nearest")
             handles = [Line2D([], [], marker="s", linestyle="", markersize=10, color=colour, alpha=0.75, label=name)
                        for name, colour in colours.items()]
             axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, handletextpad=0.1,

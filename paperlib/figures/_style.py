@@ -1,0 +1,45 @@
+"""The one look of all figures."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+Plotted = tuple[Figure, pd.DataFrame]
+Labels = Mapping[str, str] | None
+
+#: Inches. At this width letters of 12 points stay readable on a screen of 390 pixels.
+WIDTH = 6.4
+_COLOURS = sns.color_palette("colorblind")
+_MARKERS = "osD^vPX*<>"
+#: A loss keeps its colour and marker in every figure; names not listed take the places that are left.
+_PLACES = {"ce": 0, "ramp": 1, "transition": 1, "constant": 2, "grouped": 3}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The one look of all figures."""
+    theme = sns.axes_style("whitegrid") | sns.plotting_context("notebook", font_scale=1.1)
+    with plt.rc_context(theme | {
+            "figure.dpi": 150, "savefig.dpi": 150, "legend.frameon": False,
+            "figure.constrained_layout.use": True, "figure.constrained_layout.hspace": 0.06,
+            "axes.titlesize": 13, "axes.labelsize": 12, "xtick.labelsize": 12, "ytick.labelsize": 12,
+            "legend.fontsize": 12, "axes.edgecolor": ".4", "grid.color": ".88", "lines.linewidth": 2,
+            "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "paperlib"}):
+        yield
+
+
+def looks(variants: Sequence[str]) -> dict[str, tuple[Any, str]]:
+    """Colour and marker of each variant: fixed for the losses of the report, the next free ones for others."""
+    free = iter([place for place in range(len(_COLOURS)) if place not in {_PLACES.get(name) for name in variants}])
+    found = {}
+    for name in variants:
+        place = _PLACES[name] if name in _PLACES else next(free, None)
+        if place is None:
+            raise ValueError(f"{len(variants)} variants: expected at most {len(_COLOURS)}, more cannot be told apart")
+        found[name] = (_COLOURS[place], _MARKERS[place])
+    return found
