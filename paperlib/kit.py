@@ -23,6 +23,8 @@ from paperlib.grids import Cell
 from paperlib.records import Record, write_atomically
 
 PARTS = ("checks", "speed")
+#: Deterministic mode needs it before CUDA starts.
+WORKSPACE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 #: Of the time that is left, what the speed table may take before it is given up.
 SPEED_SHARE = 1 / 3
 #: By how much a cell may take longer than the last one like it.
@@ -64,8 +66,7 @@ class Kit:
         command = [sys.executable, "-m", "paperlib.kit", part, self.grid, "--write", str(path)]
         for name, value in (("--device", self.device), ("--commit", self.commit)):
             command += [name, value] if value else []
-        # Deterministic mode needs it from the start.
-        child = subprocess.Popen(command, env={"CUBLAS_WORKSPACE_CONFIG": ":4096:8", **os.environ})
+        child = subprocess.Popen(command, env={**WORKSPACE, **os.environ})
         ends = time.monotonic() + seconds
         while child.poll() is None and not self.stop() and time.monotonic() < ends:
             time.sleep(0.05)

@@ -27,7 +27,7 @@ from typing import Any
 
 from paperlib import grids, records
 from paperlib.grids import Cell
-from paperlib.kit import PARTS, Kit, Schedule, device_name, say
+from paperlib.kit import PARTS, WORKSPACE, Kit, Schedule, device_name, say
 
 
 @dataclass(frozen=True)
@@ -223,6 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(arguments)
     output = Output(options.out, options.work)
+    if options.deterministic:
+        os.environ.update({**WORKSPACE, **os.environ})
     try:
         grid = grids.load(options.grid)
         elsewhere = {record.run_id for source in options.done for record in records.load(source)}

@@ -14,6 +14,7 @@ import pytest
 
 # Set before torch is imported anywhere; the processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic runs, where there is a GPU
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -361,6 +360,8 @@ def test_a_deterministic_run_repeats_and_resumes_bit_by_bit_on_the_gpu(tmp_path,
 @gpu
 @needs_cuda
 def test_a_compiled_run_on_the_gpu_gives_the_numbers_of_an_eager_one():
-    expected, record = (run(RESNET, device="cuda", compile=compile)[0] for compile in (False, True))
-    assert record.history[-1]["train_loss"] == pytest.approx(expected.history[-1]["train_loss"], rel=0.05)
-    assert asdict(record)["config"] == expected.config
+    """One epoch in float32: a compiler rounds less often, and training carries that far."""
+    config = RESNET.replace(precision="fp32", lr=0.02, epochs=1)
+    expected, record = (run(config, device="cuda", compile=compile)[0] for compile in (False, True))
+    for entry, other in zip(record.history, expected.history, strict=True):
+        assert entry["train_loss"] == pytest.approx(other["train_loss"], rel=0.02)

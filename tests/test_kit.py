@@ -552,6 +552,10 @@ def test_how_steps_run_is_an_option_of_the_sweep(study, tmp_path, parts, monkeyp
         raise OSError("enough")
 
     monkeypatch.setattr(train, "train", look)
+    monkeypatch.setenv(engine.WORKSPACE, "")  # put back afterwards
+    monkeypatch.delenv(engine.WORKSPACE)
     for arguments in ([], ["--compile"], ["--no-compile", "--deterministic"]):
         assert sweep_here(study, tmp_path / "out.jsonl", *arguments) == 1
+        assert (engine.WORKSPACE in os.environ) is ("--deterministic" in arguments), "before anything starts CUDA"
     assert seen == [(None, False), (True, False), (False, True)]
+    assert os.environ[engine.WORKSPACE] in engine.WORKSPACE_SIZES
