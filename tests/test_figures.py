@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from grids_for_tests import STUDY, Study, geometric_ranks
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 
 from paperlib import analysis, figures, tables
+from paperlib.theory import cross_entropy_at, predicted, three_segments, topk_at
 
 GRID = "first-study"
 RATES = {"ce": 0.30, "ramp": 0.32, "grouped": 0.28}
@@ -44,6 +46,10 @@ def speed_frames() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 WALKS = {"label": "the label's score", "competitor": "a competitor's score"}
+MODELS = {
+    "halves": lambda x: np.column_stack([-x[:, 0], x[:, 0], -2 + 0 * x[:, 0], -3 + 0 * x[:, 0]]),
+    "quarters": lambda x: np.column_stack([x[:, 0] * x[:, 1], 0.1 * x[:, 0], -x[:, 0] * x[:, 1], -9 + 0 * x[:, 0]]),
+}
 ALL = {
     "topk_curves": lambda names: figures.topk_curves(analysis.curve_bands(GRID, draws=50), names),
     "differences": lambda names: figures.differences(analysis.differences(GRID), names),
@@ -57,8 +63,12 @@ ALL = {
         {"one": "first", "two": "second"}),
     "training_rates": lambda names: figures.training_rates(speed_frames()[0]),
     "step_parts": lambda names: figures.step_parts(speed_frames()[1]),
+    "split_objectives": lambda names: figures.split_objectives(three_segments(0.4, 0.4, (0.5, 0.5))),
+    "gap_of_knobs": lambda names: figures.gap_of_knobs(points=21, solved=3),
+    "decision_regions": lambda names: figures.decision_regions(MODELS, points=20),
 }
-NO_VARIANTS = {"loss_curves", "class_regions", "training_rates", "step_parts"}
+NO_VARIANTS = {"loss_curves", "class_regions", "split_objectives", "gap_of_knobs", "decision_regions", "training_rates",
+               "step_parts"}
 BARS = {"candidates_forest", "training_rates", "step_parts"}  # whose ticks are the losses, or the networks
 
 
@@ -82,7 +92,7 @@ def test_a_figure_is_labelled_readable_and_not_shown_twice(done, name, tmp_path)
     assert figure.get_figwidth() == figures.WIDTH
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert shown[0].get_ylabel() or name in BARS
-    assert shown[-1].get_xlabel()
+    assert [axes for axes in shown if axes.axison][-1].get_xlabel() or name == "gap_of_knobs"  # a colour bar is last
     figure.savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 5000
     if name not in NO_VARIANTS:  # those get their names in the frame
@@ -201,6 +211,68 @@ def test_step_parts_stack_what_is_not_the_network():
     assert frame["forward"].tolist() == [30, 30]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["augmentation", "loss", "optimiser",
                                                                            "bookkeeping"]
+
+
+def test_regions_without_a_name_stay_white():
+    x, y = (values.ravel() for values in np.meshgrid(np.linspace(-0.75, 0.75, 4), np.linspace(-0.75, 0.75, 4)))
+    frame = pd.DataFrame({"x": x, "y": y, "one": np.where(np.hypot(x, y) < 1, "class 0", None)})
+    figure, _ = figures.class_regions(frame, {"one": "first"})
+    image = figure.axes[0].get_images()[0]
+    assert image.get_extent() == [-1, 1, -1, 1]
+    drawn = np.array(image.get_array())
+    assert (drawn[0, 0] == 1).all() and (drawn[1, 1] < 1).any() and (drawn[3, 3] == 1).all()
+
+
+def test_split_objectives_mark_both_optima():
+    data = three_segments(0.4, 0.35, (0.3, 0.7))
+    figure, frame = figures.split_objectives(data, points=101)
+    np.testing.assert_allclose(frame["cross_entropy"], cross_entropy_at(data, frame["threshold"]))
+    np.testing.assert_allclose(frame["top2"], 100 * topk_at(data, frame["threshold"], 2))
+    for axes, column, best in zip(figure.axes, ("cross_entropy", "top2"), (0.4, 0.75), strict=True):
+        curve, *lines, mark = axes.get_lines()
+        np.testing.assert_allclose(curve.get_xydata(), frame[["threshold", column]])
+        assert [line.get_xdata()[0] for line in lines] == pytest.approx([0.4, 0.75])
+        assert mark.get_xdata()[0] == pytest.approx(best)
+
+
+def test_the_gap_is_drawn_from_the_closed_form_and_from_the_solvers():
+    figure, frame = figures.gap_of_knobs((0.5, 0.2), points=11, solved=4)
+    for row in frame.itertuples():
+        assert row.gap == pytest.approx(100 * predicted(row.first, row.second, (row.q, 1 - row.q)).gap, abs=1e-6)
+    assert set(frame["how"]) == {"closed form", "solvers", "plane"} and (frame["third"] > 0).all()
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["q = 0.5", "q = 0.2"]
+    closed = frame.query("how == 'closed form' and q == 0.2")
+    np.testing.assert_allclose(figure.axes[0].get_lines()[3].get_xydata(), closed[["third", "gap"]])
+
+
+def test_decision_regions_show_what_each_model_answers():
+    figure, frame = figures.decision_regions(MODELS, points=10)
+    halves, quarters = (frame[frame["model"] == name] for name in MODELS)
+    assert (halves["first"] == np.where(halves["x"] < 0, "class 0", "class 1")).all()
+    assert (halves["set"] == "{0, 1}").all()
+    right = quarters[(quarters["x"] > 0.5) & (quarters["y"] > 0.5)]
+    assert (right["first"] == "class 0").all() and (right["set"] == "{0, 1}").all()
+    panels = [axes for axes in figure.axes if axes.get_images()]
+    titles = [axes.get_title(loc="left") for axes in panels]
+    assert titles == ["halves:\nfirst candidate", "quarters:\nfirst candidate",
+                      "halves:\nfirst 2 candidates", "quarters:\nfirst 2 candidates"]
+    # One colour for one set, in both columns: the corner of each, where both models say {0, 1}.
+    assert (np.array(panels[2].get_images()[0].get_array())[-1, -1]
+            == np.array(panels[3].get_images()[0].get_array())[-1, -1]).all()
+    on_disc = figures.decision_regions(MODELS, points=10, disc=True)[1]
+    assert np.hypot(on_disc["x"], on_disc["y"]).max() <= 1 and len(on_disc) < len(frame)
+
+
+def test_decision_regions_take_a_torch_module():
+    module = torch.nn.Linear(2, 4)
+    _, frame = figures.decision_regions({"net": lambda x: module(torch.from_numpy(x)).detach()}, k=3, points=6)
+    points = torch.tensor(frame[["x", "y"]].to_numpy(), dtype=torch.float32)
+    assert frame["first"].tolist() == [f"class {c}" for c in module(points).argmax(dim=1).tolist()]
+    assert frame["set"].str.count(",").eq(2).all()
+    with pytest.raises(ValueError, match="model 'net' gave scores of shape"):
+        figures.decision_regions({"net": lambda x: module(torch.from_numpy(x)).detach()}, k=4)
+    with pytest.raises(ValueError, match="at least one"):
+        figures.decision_regions({})
 
 
 def test_many_setups_stand_two_abreast(done):

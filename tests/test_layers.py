@@ -15,6 +15,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "paths": set(),
     "seeding": set(),
     "metrics": set(),
+    "bayes": set(),
+    "theory": {"bayes"},
     "losses": set(),
     "calibration": {"losses"},
     "benchmark": {"config", "records", "environment", "schedules", "data", "losses", "train"},
@@ -34,10 +36,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "sweep": {"paths", "config", "grids", "records", "environment", "checkpoint", "progress", "train"},
     "analysis": {"paths", "config", "grids", "metrics", "stats", "records"},
-    "figures": {"paths", "metrics", "stats", "analysis"},
+    "figures": {"paths", "metrics", "bayes", "theory", "stats", "analysis"},
     "tables": {"paths", "metrics", "stats", "analysis"},
 }
-NO_TORCH = ["paths", "config", "grids", "records", "metrics", "stats", "analysis", "figures", "tables"]
+NO_TORCH = [
+    *("paths", "config", "grids", "records", "metrics", "bayes", "theory", "stats"),
+    *("analysis", "figures", "tables"),
+]
 
 
 def part_of(path: Path, package: Path) -> str:

@@ -20,9 +20,11 @@ from matplotlib.lines import Line2D
 
 from paperlib.figures._style import WIDTH, Labels, Plotted, looks, style
 from paperlib.figures.performance import step_parts, training_rates
+from paperlib.figures.synthetic import decision_regions, gap_of_knobs, split_objectives
 
-__all__ = ["WIDTH", "candidates_forest", "class_regions", "difference_curves", "differences", "looks", "loss_curves",
-           "step_parts", "style", "topk_curves", "tradeoff", "training_curves", "training_rates"]
+__all__ = ["WIDTH", "candidates_forest", "class_regions", "decision_regions", "difference_curves", "differences",
+           "gap_of_knobs", "looks", "loss_curves", "split_objectives", "step_parts", "style", "topk_curves", "tradeoff",
+           "training_curves", "training_rates"]
 
 _TARGET_MARKERS = {0.9: "o", 0.95: "s", 0.99: "D"}
 
@@ -242,17 +244,19 @@ def class_regions(frame: pd.DataFrame, panels: Mapping[str, str]) -> Plotted:
     """Which class, or pair of classes, is the right answer where on the square; one panel each.
 
     Args:
-        frame: columns x, y (a full square lattice) and one column of names for each panel.
+        frame: columns x, y (a full square lattice) and one column of names for each panel; where there is no name (as
+            off a disc), nothing is drawn.
         panels: column of names -> title of its panel.
     """
+    edge = frame["x"].max() + 0.5 * (frame["x"].max() - frame["x"].min()) / (frame["x"].nunique() - 1)
     with style():
         figure, grid = plt.subplots(1, len(panels), figsize=(WIDTH, 4.1), sharey=True, squeeze=False)
         for axes, (column, title) in zip(grid.flat, panels.items(), strict=True):
-            names = sorted(frame[column].unique())
+            names = sorted(frame[column].dropna().unique())
             colours = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
             table = frame.pivot(index="y", columns="x", values=column)
-            axes.imshow([[colours[name] for name in row] for row in table.to_numpy()], origin="lower", alpha=0.75,
-                        extent=(-1, 1, -1, 1), interpolation="nearest")
+            axes.imshow([[colours.get(name, (1, 1, 1)) for name in row] for row in table.to_numpy()], origin="lower",
+                        alpha=0.75, extent=(-edge, edge, -edge, edge), interpolation="nearest")
             handles = [Line2D([], [], marker="s", linestyle="", markersize=10, color=colour, alpha=0.75, label=name)
                        for name, colour in colours.items()]
             axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, handletextpad=0.1,
