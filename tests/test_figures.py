@@ -67,8 +67,8 @@ ALL = {
     "gap_of_knobs": lambda names: figures.gap_of_knobs(points=21, solved=3),
     "decision_regions": lambda names: figures.decision_regions(MODELS, points=20),
 }
-NO_VARIANTS = {"loss_curves", "class_regions", "split_objectives", "gap_of_knobs", "decision_regions", "training_rates",
-               "step_parts"}
+NO_VARIANTS = {"loss_curves", "class_regions", "split_objectives", "gap_of_knobs", "decision_regions",
+               "training_rates", "step_parts"}
 BARS = {"candidates_forest", "training_rates", "step_parts"}  # whose ticks are the losses, or the networks
 
 

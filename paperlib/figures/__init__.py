@@ -23,8 +23,8 @@ from paperlib.figures.performance import step_parts, training_rates
 from paperlib.figures.synthetic import decision_regions, gap_of_knobs, split_objectives
 
 __all__ = ["WIDTH", "candidates_forest", "class_regions", "decision_regions", "difference_curves", "differences",
-           "gap_of_knobs", "looks", "loss_curves", "split_objectives", "step_parts", "style", "topk_curves", "tradeoff",
-           "training_curves", "training_rates"]
+           "gap_of_knobs", "looks", "loss_curves", "split_objectives", "step_parts", "style", "topk_curves",
+           "tradeoff", "training_curves", "training_rates"]
 
 _TARGET_MARKERS = {0.9: "o", 0.95: "s", 0.99: "D"}
 
