@@ -146,7 +146,7 @@ def training_rates(frame: pd.DataFrame | None = None) -> pd.DataFrame:
         "network": found["network"], "precision": found["precision"],
         "million MACs": [f"{row.macs / 1e6:.1f}" for row in _rows(found)],
         "images a second": [f"{row.loop:.0f}" for row in _rows(found)],
-        "of bare steps (%)": [_percent(row, "ratio") for row in _rows(found)],
+        "of bare steps (%)": [_percent(row, "ratio", 0) for row in _rows(found)],
         "of the convolution (%)": [f"{100 * row.fraction:.0f}" for row in _rows(found)]})
 
 

@@ -288,7 +288,7 @@ def test_documents_become_tables(measured, monkeypatch, tmp_path) -> None:
                                              "speednet 16, batch 32, 16 px"]
     assert analysis.training_rates("cuda")["device"].unique().tolist() == ["A GPU"]
     shown = tables.training_rates()
-    assert shown["of bare steps (%)"][0].startswith(f"{100 * first['ratio']:.1f} [")
+    assert shown["of bare steps (%)"][0].startswith(f"{100 * first['ratio']:.0f} [")
     assert len(tables.loss_shares()) == len(losses.names())
     assert tables.augmentation_rates()["times slower"][0] == "1.0"
     (tmp_path / "other.json").write_text("{}")

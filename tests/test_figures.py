@@ -33,6 +33,18 @@ def loss_frame() -> pd.DataFrame:
                          for quantity in ("loss", "gradient") for a in x])
 
 
+def speed_frames() -> tuple[pd.DataFrame, pd.DataFrame]:
+    networks = ["speednet 64, batch 256", "resnet18 16, batch 128"]
+    rates = pd.DataFrame([{"precision": precision, "network": network, "gflops": gflops, "best": best, "ratio": 0.95}
+                          for precision, best in (("bf16", 250.0), ("fp32", 130.0))
+                          for network, gflops in zip(networks, (0.8 * best, 0.5 * best), strict=True)])
+    shares = {"augmentation": 0.02, "forward": 0.3, "loss": 0.005, "backward": 0.64, "optimiser": 0.01,
+              "bookkeeping": 0.025}
+    parts = pd.DataFrame([{"network": network, "part": part, "seconds": 0.1 * share, "share": share}
+                          for network in networks for part, share in shares.items()])
+    return rates, parts
+
+
 WALKS = {"label": "the label's score", "competitor": "a competitor's score"}
 MODELS = {
     "halves": lambda x: np.column_stack([-x[:, 0], x[:, 0], -2 + 0 * x[:, 0], -3 + 0 * x[:, 0]]),
@@ -49,11 +61,15 @@ ALL = {
     "class_regions": lambda names: figures.class_regions(
         pd.DataFrame({"x": [0, 1, 0, 1], "y": [0, 0, 1, 1], "one": list("aabb"), "two": list("abab")}),
         {"one": "first", "two": "second"}),
+    "training_rates": lambda names: figures.training_rates(speed_frames()[0]),
+    "step_parts": lambda names: figures.step_parts(speed_frames()[1]),
     "split_objectives": lambda names: figures.split_objectives(three_segments(0.4, 0.4, (0.5, 0.5))),
     "gap_of_knobs": lambda names: figures.gap_of_knobs(points=21, solved=3),
     "decision_regions": lambda names: figures.decision_regions(MODELS, points=20),
 }
-NO_VARIANTS = {"loss_curves", "class_regions", "split_objectives", "gap_of_knobs", "decision_regions"}
+NO_VARIANTS = {"loss_curves", "class_regions", "split_objectives", "gap_of_knobs", "decision_regions",
+               "training_rates", "step_parts"}
+BARS = {"candidates_forest", "training_rates", "step_parts"}  # whose ticks are the losses, or the networks
 
 
 def words(figure) -> str:
@@ -75,7 +91,7 @@ def test_a_figure_is_labelled_readable_and_not_shown_twice(done, name, tmp_path)
     assert isinstance(frame, pd.DataFrame) and len(frame)
     assert figure.get_figwidth() == figures.WIDTH
     shown = [axes for axes in figure.axes if axes.get_visible()]
-    assert shown[0].get_ylabel() or name == "candidates_forest"  # whose ticks are the losses
+    assert shown[0].get_ylabel() or name in BARS
     assert [axes for axes in shown if axes.axison][-1].get_xlabel() or name == "gap_of_knobs"  # a colour bar is last
     figure.savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 5000
@@ -174,6 +190,27 @@ def test_loss_curves_have_a_row_a_walk_and_a_column_a_quantity():
     assert {line.get_color() for line in curves} == {figures.looks(["cross entropy", "grouped"])[name][0]
                                                      for name in ("cross entropy", "grouped")}
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["cross entropy", "grouped"]
+
+
+def test_training_rates_draw_the_loop_beside_its_ceiling():
+    rates, _ = speed_frames()
+    figure, frame = figures.training_rates(rates)
+    axes = figure.axes[1]
+    assert axes.get_title(loc="left") == "fp32"
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([104, 65])
+    marks, best = axes.get_lines()
+    assert list(marks.get_xdata()) == pytest.approx([104 / 0.95, 65 / 0.95])
+    assert list(best.get_xdata()) == [130, 130]
+    assert list(frame.columns) == ["precision", "network", "gflops", "ceiling", "best", "ratio"]
+
+
+def test_step_parts_stack_what_is_not_the_network():
+    figure, frame = figures.step_parts(speed_frames()[1])
+    ends = [bar.get_x() + bar.get_width() for bar in figure.axes[0].patches]
+    assert ends[0::2] == pytest.approx([2, 2.5, 3.5, 6])  # the first network, part by part, in percent
+    assert frame["forward"].tolist() == [30, 30]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["augmentation", "loss", "optimiser",
+                                                                           "bookkeeping"]
 
 
 def test_regions_without_a_name_stay_white():
