@@ -94,6 +94,12 @@ def test_every_loss_and_every_part_has_its_share(measured) -> None:
     assert {row["kind"] for row in document["peaks"]} == {"convolution", "matrix product"}
 
 
+def test_small_models_are_raced_against_a_plain_loop(measured) -> None:
+    (row,) = measured[1]["ensembles"]
+    assert row["models"] == 20 and 0 < row["batched_low"] <= row["batched"] <= row["batched_high"]
+    assert row["times"] > 1.5  # about 8 where nothing else runs
+
+
 def test_a_parameter_that_means_nothing_is_refused(root, tmp_path) -> None:
     source = jupytext.read(root / "experiments" / "performance.md", fmt="md:myst")
     cells = [cell.source for cell in source.cells if cell.cell_type == "code"]
@@ -205,6 +211,11 @@ def test_determinism_is_switched_within_one_run_and_put_back(bench, monkeypatch)
     row = _nets.determinism(bench, TINY, SHORT)
     assert row["rounds"] == 3 and row["cost"] > 0
     assert modes[-6:].count(True) == 3 and not torch.are_deterministic_algorithms_enabled()
+
+
+def test_on_cuda_determinism_takes_runs_of_its_own(bench) -> None:
+    pairs = _nets._separate_runs(bench, _nets.endless(TINY), SHORT)
+    assert len(pairs) == 3 and all(free > 0 and bound > 0 for free, bound in pairs)
 
 
 class Clock:

@@ -20,7 +20,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "theory": {"bayes"},
     "losses": set(),
     "calibration": {"losses"},
-    "benchmark": {"config", "records", "environment", "schedules", "data", "losses", "train"},
+    "benchmark": {
+        *("config", "records", "environment", "schedules", "data", "models", "losses", "parts", "engine", "ensemble"),
+        "train",
+    },
     "config": {"paths"},
     "grids": {"paths", "config"},
     "environment": {"paths"},

@@ -7,6 +7,7 @@ for a training step.
 """
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -17,9 +18,10 @@ from typing import Any
 import torch
 
 from paperlib import environment, train
-from paperlib.benchmark import _nets, _parts
+from paperlib.benchmark import _ensembles, _nets, _parts
 from paperlib.benchmark._nets import PARTS, QUICK, Effort
 from paperlib.config import RunConfig
+from paperlib.engine import WORKSPACE, WORKSPACE_SIZES, Engine
 from paperlib.records import write_atomically
 
 __all__ = ["PARTS", "SECTIONS", "Effort", "measure", "networks", "write"]
@@ -75,7 +77,13 @@ def _choices(bench: _nets.Bench, nets: list[RunConfig], effort: Effort) -> list[
 
 
 def _determinism(bench: _nets.Bench, nets: list[RunConfig], effort: Effort) -> list[dict[str, Any]]:
+    if bench.device.type == "cuda" and os.environ.get(WORKSPACE) not in WORKSPACE_SIZES:
+        return []  # cuBLAS repeats itself only where the variable was set before CUDA started
     return [_nets.determinism(bench, net, effort) for net in _first(nets).values()]
+
+
+def _ensemble_rows(bench: _nets.Bench, nets: list[RunConfig], effort: Effort) -> list[dict[str, Any]]:
+    return _ensembles.ensembles(bench.device, effort, _ensembles.SIZES if effort.compiled else ((20, 32, 16),))
 
 
 def _first(nets: list[RunConfig]) -> dict[str, RunConfig]:
@@ -85,7 +93,7 @@ def _first(nets: list[RunConfig]) -> dict[str, RunConfig]:
 
 _ROWS: dict[str, Callable[[_nets.Bench, list[RunConfig], Effort], list[dict[str, Any]]]] = {
     "peaks": _peaks, "rates": _rates, "profiles": _profiles, "losses": _losses, "augmentation": _augmentation,
-    "choices": _choices, "determinism": _determinism}
+    "choices": _choices, "determinism": _determinism, "ensembles": _ensemble_rows}
 #: What is measured, by the name of its rows in the document.
 SECTIONS = tuple(_ROWS)
 
@@ -115,7 +123,7 @@ def measure(device: torch.device | str, *, quick: bool = False, sections: Iterab
         raise ValueError(f"sections hold {', '.join(map(repr, unknown))}: expected some of {', '.join(SECTIONS)}")
     place, effort = torch.device(device), effort or (QUICK if quick else Effort())
     started, cpu_started = time.perf_counter(), time.process_time()
-    with train.torch_threads(threads):
+    with train.torch_threads(threads), Engine.choose(place, RunConfig().batch_size).settings(place):
         document: dict[str, Any] = {"schema": SCHEMA, "quick": quick, "device": place.type,
                                     "environment": environment.describe(place)}
         bench = _nets.Bench.make(place, effort.images)

@@ -15,6 +15,7 @@ from paperlib import schedules, train
 from paperlib.benchmark._timing import Turns, Watch, clock, spread, timed
 from paperlib.config import RunConfig
 from paperlib.data import Arrays, EvaluationLoader, Normalizer, Splits, TrainLoader, channel_statistics
+from paperlib.engine import Engine
 
 #: Where the time of a step goes, in the order of the loop. Bookkeeping is all that is none of the others: learning
 #: rate, checks for finite numbers, counts for the history, clock, progress.
@@ -74,12 +75,13 @@ class Bench:
         return train.make_model(config, self.splits, self.normalizer(), self.device)
 
     def run(self, config: RunConfig, stop: Callable[[], bool], *, model: nn.Module | None = None,
-            loader: TrainLoader | None = None, loss: Loss | None = None) -> None:
+            loader: TrainLoader | None = None, loss: Loss | None = None, engine: Engine | None = None) -> None:
         """The real loop, :func:`paperlib.train.fit`, until ``stop`` says so."""
         validation = EvaluationLoader(self.splits.validation, self.normalizer(), self.device)
         with suppress(train.TrainingInterruptedError):
             train.fit(model or self.model(config), loss or train.make_loss(config),
-                      train.Loaders(loader or self.loader(config), validation), config, stop=stop, quiet=True)
+                      train.Loaders(loader or self.loader(config), validation), config, stop=stop, engine=engine,
+                      quiet=True)
 
 
 def endless(config: RunConfig) -> RunConfig:
@@ -93,15 +95,17 @@ def pixels(config: RunConfig) -> int:
 
 
 def bare_step(bench: Bench, config: RunConfig, layout: torch.memory_format = torch.channels_last,
-              compiled: bool = False) -> Callable[[], None]:
+              compiled: bool | None = None) -> Callable[[], None]:
     """The ceiling: forward, backward and optimiser step on one resident random batch; no loss, nothing else.
 
     The batch has the network's precision and layout, the gradient of the logits is given, and the learning rate is 0,
-    so the weights stay where they are, at the same cost.
+    so the weights stay where they are, at the same cost. ``compiled`` is None for what the loop does on the device.
     """
+    engine = Engine.choose(bench.device, config.batch_size, compile=compiled)
     model = bench.model(config).train().to(memory_format=layout)
     optimizer = train.make_optimizer(model, config)
-    forward = torch.compile(model) if compiled else model
+    mode = "reduce-overhead" if engine.cuda_graphs else "default"
+    forward = torch.compile(model, dynamic=False, mode=mode) if engine.compiled else model
     train.set_learning_rate(optimizer, 0.0)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     images = torch.randn(config.batch_size, 3, pixels(config), pixels(config), device=bench.device, dtype=dtype)
@@ -109,6 +113,8 @@ def bare_step(bench: Bench, config: RunConfig, layout: torch.memory_format = tor
     gradient = torch.randn(config.batch_size, CLASSES, device=bench.device) / config.batch_size
 
     def step() -> None:
+        if engine.cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         with train.autocast(bench.device, config):
             logits = forward(images)
         optimizer.zero_grad()
@@ -185,7 +191,7 @@ def profile(bench: Bench, config: RunConfig, effort: Effort, loss: Loss | None =
     """Share of each part in a step of the real loop, one row a part: median over steps, with quartiles.
 
     The marks are hooks around the loop's own calls, so it is the loop that is timed, not a copy. On CUDA each mark
-    waits for the device: parts do not overlap there, although they may in training.
+    waits for the device, and nothing is compiled: parts do not overlap there, although they do in training.
     """
     config, now = endless(config), clock(bench.device)
     watch = Watch(now, PARTS)
@@ -214,7 +220,7 @@ def profile(bench: Bench, config: RunConfig, effort: Effort, loss: Loss | None =
         return counted >= effort.rounds[1] or (counted >= effort.rounds[0] and now() - begun > effort.seconds / 2)
 
     with optimiser_marks(watch):
-        bench.run(config, stop, model=model, loader=loader, loss=watched)
+        bench.run(config, stop, model=model, loader=loader, loss=watched, engine=Engine())
     steps = watch.steps[warmup:]
     return [{**described(config), "part": part, "steps": len(steps),
              **spread([step[part] for step in steps], "seconds"),
@@ -223,29 +229,38 @@ def profile(bench: Bench, config: RunConfig, effort: Effort, loss: Loss | None =
 
 def determinism(bench: Bench, config: RunConfig, effort: Effort) -> dict[str, Any]:
     """One row: time of a step with torch's deterministic algorithms over the time without, in turns."""
-    config, now = endless(config), clock(bench.device)
-    before = (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark,
-              torch.backends.cudnn.deterministic)
-    blocks = 0
+    config = endless(config)
+    pairs = (_separate_runs if bench.device.type == "cuda" else _switched_run)(bench, config, effort)
+    return {**described(config), "rounds": len(pairs), **spread([bound / free for free, bound in pairs], "cost")}
 
-    def switch(on: bool) -> None:
-        torch.use_deterministic_algorithms(on)
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = on, before[1] and not on
+
+def _separate_runs(bench: Bench, config: RunConfig, effort: Effort) -> list[tuple[float, float]]:
+    """Seconds a step without and with: what was compiled or captured cannot be switched, so runs take turns."""
+    found: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(3):
+        for on, times in found.items():
+            turns = Turns(clock(bench.device), lambda _: None, seconds=effort.seconds / 6,
+                          warmup=WARMUP[bench.device.type], block_seconds=effort.block_seconds, rounds=effort.rounds)
+            bench.run(config, turns, engine=Engine.choose(bench.device, config.batch_size, deterministic=on))
+            times.append(spread(turns.times, "step")["step"])
+    return list(zip(found[False], found[True], strict=True))
+
+
+def _switched_run(bench: Bench, config: RunConfig, effort: Effort) -> list[tuple[float, float]]:
+    """Seconds a step without and with, block by block within one eager run."""
+    before, blocks = torch.are_deterministic_algorithms_enabled(), 0
 
     def between(_: int) -> None:
         nonlocal blocks
         blocks += 1
-        switch(blocks % 2 == 1)
+        torch.use_deterministic_algorithms(blocks % 2 == 1)
 
     warmup = WARMUP[bench.device.type] // 2 * 2 + 2  # even: the first block that counts is without
-    turns = Turns(now, between, seconds=effort.seconds, warmup=warmup, block_seconds=effort.block_seconds,
-                  rounds=(2 * effort.rounds[0], 2 * effort.rounds[1]))
-    switch(False)
+    turns = Turns(clock(bench.device), between, seconds=effort.seconds, warmup=warmup,
+                  block_seconds=effort.block_seconds, rounds=(2 * effort.rounds[0], 2 * effort.rounds[1]))
+    torch.use_deterministic_algorithms(False)
     try:
         bench.run(config, turns)
     finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before[1:]
-    free, bound = turns.times[0::2], turns.times[1::2]
-    pairs = list(zip(free, bound, strict=False))
-    return {**described(config), "rounds": len(pairs), **spread([b / f for f, b in pairs], "cost")}
+        torch.use_deterministic_algorithms(before)
+    return list(zip(turns.times[0::2], turns.times[1::2], strict=False))

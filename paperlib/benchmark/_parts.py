@@ -15,6 +15,7 @@ from paperlib.benchmark._timing import clock, spread, timed
 from paperlib.config import RunConfig
 from paperlib.data import TrainLoader
 from paperlib.data.loader import PADDING
+from paperlib.engine import Engine
 
 #: Convolutions 3 x 3 of as many channels in as out: (channels, side).
 CONVOLUTIONS = ((64, 32), (128, 16), (256, 8))
@@ -55,8 +56,9 @@ def choices(bench: Bench, config: RunConfig, effort: Effort) -> list[dict[str, A
     other = "fp32" if config.precision == "bf16" else "bf16"
     steps = {f"{other} instead of {config.precision}": bare_step(bench, config.replace(precision=other)),
              "NCHW instead of channels_last": bare_step(bench, config, torch.contiguous_format)}
+    compiled = Engine.choose(bench.device, config.batch_size).compiled
     if effort.compiled:
-        steps["torch.compile"] = bare_step(bench, config, compiled=True)
+        steps["eager" if compiled else "torch.compile"] = bare_step(bench, config, compiled=not compiled)
     for step in (base, *steps.values()):
         for _ in range(WARMUP[bench.device.type]):
             step()
