@@ -51,6 +51,7 @@ def train_many(config: RunConfig, **options: Any) -> Record:
 
 def trained_many(config: RunConfig, *, device: torch.device | str | None = None, checkpoint: Path | str | None = None,
                  stop: Callable[[], bool] | None = None, commit: str | None = None, threads: int = 1,
+                 compile: bool | None = None, deterministic: bool = False,
                  quiet: bool = False) -> tuple[Record, list[nn.Module], Splits]:
     """Train the models of one configuration; return their record, the networks, one a seed, and the data.
 
@@ -65,6 +66,8 @@ def trained_many(config: RunConfig, *, device: torch.device | str | None = None,
         stop: asked after every step; True saves a checkpoint and stops.
         commit: stands in for git in the record.
         threads: of torch on the CPU.
+        compile: taken so that a sweep may say it of all its runs; nothing is compiled here.
+        deterministic: likewise; on a CPU every run repeats itself bit by bit.
         quiet: print nothing.
 
     Raises:
