@@ -13,7 +13,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from paperlib import analysis, bayes, ensemble, grids, losses, models, paths, records, speedup, sweep, train
+from paperlib import analysis, bayes, ensemble, grids, losses, models, paths, records, sweep, train
+from paperlib.benchmark._ensembles import ensembles
+from paperlib.benchmark._nets import Effort
 from paperlib.checkpoint import Checkpoint
 from paperlib.config import RunConfig
 from paperlib.data import Arrays, EvaluationLoader, Normalizer, TrainLoader
@@ -392,5 +394,6 @@ def test_a_grid_of_many_models_goes_from_sweep_to_frames(tmp_path, monkeypatch):
 
 
 def test_models_at_once_leave_a_loop_far_behind():
-    found = speedup.compare(100, 32, 16, rounds=5, seconds=0.1)
-    assert found.ratio > 4 and found.low <= found.ratio <= found.high, found
+    effort = Effort(seconds=2.0, rounds=(5, 9), block_seconds=0.2)
+    (row,) = ensembles(torch.device("cpu"), effort, sizes=((100, 32, 16),))
+    assert row["times"] > 4, row

@@ -47,7 +47,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "checks": {"config", "records", "environment", "seeding", "data", "models", "losses", "engine", "train"},
     "kit": {"config", "grids", "records", "environment", "train", "checks"},
-    "speedup": {"checkpoint", "config", "data", "ensemble", "models", "parts"},
     "sweep": {"paths", "config", "grids", "records", "environment", "checkpoint", "progress", "train", "kit"},
     "analysis": {"paths", "config", "grids", "metrics", "stats", "records"},
     "figures": {"paths", "metrics", "bayes", "theory", "stats", "analysis"},
