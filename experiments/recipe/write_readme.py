@@ -32,7 +32,8 @@ def row(trial: dict[str, Any], reference: dict[str, Any]) -> str:
     config = trial["config"]
     results = [f"{100 * trial[name]:.1f}" for name in ("top1", "top5", "top10", "train_top1")]
     net = f"{config['model']} {config['width'] or ''}"
-    cells = [trial["name"], net, config["epochs"], settings(config, reference), trial["variant"], config["seed"], f"{trial['core_seconds'] / 60:.1f}", *results, trial["verdict"]]
+    cells = [trial["name"], net, config["epochs"], settings(config, reference), trial["variant"], config["seed"],
+             f"{trial['core_seconds'] / 60:.1f}", *results, trial["verdict"]]
     return "| " + " | ".join(str(cell).strip() for cell in cells) + " |"
 
 
