@@ -230,7 +230,8 @@ def append(record: Record, path: Path | str) -> None:
 
 def read_lines(path: Path | str) -> Iterator[Record]:
     """The records of a ``.jsonl`` file. A last line without its end was cut off and is skipped."""
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(keepends=True), 1):
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
         try:
             yield parse(line, f"{path}, line {number}")
         except RecordError:
