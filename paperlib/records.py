@@ -320,7 +320,7 @@ def require(grid: str) -> dict[str, Record]:
         lines = [f"  {cell.config.run_id}  {cell.place}" for cell in absent]
         raise MissingRecordsError(
             f"grid {grid!r} misses {len(absent)} of {len(cells)} runs:\n" + "\n".join(lines)
-            + f"\nMake them with: python -m paperlib.sweep {grid} --out experiments/records/{grid}")
+            + f"\nMake them with: python -m paperlib.sweep {grid} --out experiments/records/{Path(grid).stem}")
     by_id = {record.run_id: record for record in records}
     return {cell.config.run_id: by_id[cell.config.run_id] for cell in cells}
 
