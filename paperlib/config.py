@@ -72,9 +72,13 @@ class RunConfig:
                 continue
             _check_type(spec.name, value, _annotation(spec))
             if _annotation(spec) == "float":  # 1 and 1.0 are one run, so they must hash alike
-                object.__setattr__(self, spec.name, float(value))
-                if not math.isfinite(value):
+                try:
+                    finite = math.isfinite(value)
+                except OverflowError:  # a whole number beyond the range of floats
+                    finite = False
+                if not finite:
                     raise ValueError(f"{spec.name}={value!r}: expected a finite number")
+                object.__setattr__(self, spec.name, float(value) + 0.0)  # and so are 0.0 and -0.0
             elif _annotation(spec).startswith("dict"):  # the caller's mapping may change later, a run may not
                 _check_options(spec.name, value)
                 object.__setattr__(self, spec.name, copy.deepcopy(value))

@@ -28,6 +28,7 @@ from paperlib.parts import (
     TRACKING_RATE,
     TrainingDivergedError,
     TrainingInterruptedError,
+    check_resolution,
     make_loss,
     make_optimizer,
     set_learning_rate,
@@ -79,7 +80,8 @@ def trained_many(config: RunConfig, *, device: torch.device | str | None = None,
     """
     if compile:
         raise ValueError("compile=True with a list of seeds: expected None or False, models at once run eagerly")
-    place, loss, engine = torch.device(device or "cpu"), make_loss(config), Engine(deterministic=deterministic)
+    place, loss = environment.find_device(device or "cpu"), make_loss(config)
+    engine = Engine(deterministic=deterministic)
     _check(config)
     with torch_threads(threads), engine.settings(place):
         splits = data.splits(config)
@@ -130,6 +132,8 @@ def fit(networks: Sequence[nn.Module], loss: Loss, train: Arrays, validation: Ar
         TrainingInterruptedError: ``stop`` said so.
     """
     config = _common(configs, len(networks))
+    if len(train) < 1:
+        raise ValueError("expected at least one training sample, got none")
     batch = min(config.batch_size, len(train))
     steps, device = len(train) // batch, train.labels.device
     total = config.epochs * steps
@@ -315,6 +319,7 @@ def _due(config: RunConfig, epoch: int) -> bool:
 
 def _networks(config: RunConfig, inputs: Tensor, num_classes: int, device: torch.device) -> list[nn.Module]:
     """One network a seed, initialised from it, as ``train`` makes it."""
+    check_resolution(config, tuple(inputs.shape[1:]))
     networks = [models.build(config.model, tuple(inputs.shape[1:]), num_classes, width=config.width,
                              depth=config.depth, seed=derive(seed, "initialisation")).to(device)
                 for seed in config.seeds]
@@ -334,7 +339,8 @@ def _check(config: RunConfig) -> None:
             ("dataset", config.dataset, config.dataset in ("synthetic", "digits"), "'synthetic' or 'digits'"),
             ("model", config.model, config.model in ("mlp", "polynomial"), "'mlp' or 'polynomial'"),
             ("precision", config.precision, config.precision == "fp32", "'fp32'"),
-            ("augment", config.augment, not augmented, "False")):
+            ("augment", config.augment, not augmented, "False"),
+            ("loss_options", config.loss_options, "ignore_index" not in config.loss_options, "no ignore_index")):
         if not fine:
             raise ValueError(f"{name}={value!r} with {len(config.seed)} seeds: expected {expected}, for models that "
                              "are trained at once; one seed a run has no such limit")

@@ -39,6 +39,22 @@ def describe(device: torch.device) -> dict[str, Any]:
             "platform": f"{platform.system()} {platform.machine()}"}
 
 
+def find_device(name: torch.device | str | None = None) -> torch.device:
+    """The device of that name, or CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: no such device.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"device={name!r}: expected cpu, cuda or cuda:0, cuda:1, ...") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={str(name)!r}, but torch sees {torch.cuda.device_count()} CUDA devices: expected "
+                         "one of them, or cpu")
+    return device
+
+
 def device_name(device: torch.device) -> str:
     """The GPU's or the CPU's own name."""
     if device.type == "cuda":

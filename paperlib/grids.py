@@ -62,16 +62,18 @@ def load(name: str | Path) -> Grid:
         ValueError: unknown name, unknown or missing key, or two cells with the same configuration.
     """
     path = Path(name) if str(name).endswith(".toml") else paths.GRIDS / f"{name}.toml"
-    if not path.exists():
+    if not path.is_file():
         raise ValueError(f"unknown grid {str(name)!r}: expected one of {', '.join(names()) or '(none found)'} "
                          f"or the path of a .toml file")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"grid {path.name} is not valid TOML: {error}") from error
     if unknown := set(table) - _TOP_KEYS:
         raise ValueError(f"grid {path.name}: unknown key {sorted(unknown)[0]!r}, "
                          f"expected {', '.join(sorted(_TOP_KEYS))}")
+    if not isinstance(table.get("base", {}), dict):
+        raise ValueError(f"grid {path.name}: base = {table['base']!r}, expected a table, [base]")
     if not isinstance(table.get("kit", False), bool):
         raise ValueError(f"grid {path.name}: kit = {table['kit']!r}, expected true or false")
     for key, kind, wanted in (("title", str, "a text"), ("seeds", list, "a list of whole numbers")):
@@ -83,8 +85,12 @@ def load(name: str | Path) -> Grid:
     for seed in table["seeds"]:
         for setup, setup_keys in setups.items():
             for variant, variant_keys in variants.items():
-                keys = {**table.get("base", {}), **setup_keys, **variant_keys, "seed": seed}
+                keys = {**table.get("base", {}), **setup_keys, **variant_keys}
                 keys.pop("label", None)
+                if "seed" in keys:
+                    raise ValueError(f"grid {path.name}, setup {setup}, variant {variant}: seed = {keys['seed']!r}, "
+                                     "expected seeds at the head of the file alone")
+                keys["seed"] = seed
                 minutes = _minutes(keys.pop("minutes", None), setup, path)
                 keys = {key: None if value == "none" else value for key, value in keys.items()}  # TOML has no null
                 try:
@@ -101,7 +107,7 @@ def load(name: str | Path) -> Grid:
 
 
 def _minutes(value: Any, setup: str, path: Path) -> float | None:
-    if value is None:
+    if value is None or value == "none":
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise ValueError(f"grid {path.name}, setup {setup}: minutes = {value!r}, expected a number above 0")
@@ -120,9 +126,13 @@ def _check_seeds(seeds: list[Any], path: Path) -> None:
 
 def _named(table: dict[str, Any], kind: str, path: Path) -> dict[str, dict[str, Any]]:
     entries: dict[str, dict[str, Any]] = {}
-    for entry in table.get(kind, []):
+    found = table.get(kind, [])
+    if not isinstance(found, list):
+        raise ValueError(f"grid {path.name}: {kind} = {found!r}, but each [[{kind}]] needs a label, a name of its own "
+                         "and two brackets")
+    for entry in found:
         name = entry.get("name") if isinstance(entry, dict) else None
-        if not name or not entry.get("label") or name in entries:
+        if not isinstance(name, str) or not name or not entry.get("label") or name in entries:
             raise ValueError(f"grid {path.name}: each [[{kind}]] needs a label and a name of its own, got {entry}")
         entries[name] = {key: value for key, value in entry.items() if key != "name"}
     if not entries:

@@ -93,11 +93,9 @@ def _identity(device: str | None, commit: str | None) -> tuple[Any, ...]:
 
 def device_name(device: str | None) -> str:
     """What records call a device; None: the one that runs are trained on by default."""
-    import torch
-
     from paperlib import environment
 
-    return environment.device_name(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    return environment.device_name(environment.find_device(device))
 
 
 def _is_done(path: Path, identity: tuple[Any, ...], repeat_changed: bool = True) -> bool:
@@ -195,8 +193,6 @@ def _end_with_parent(seconds: float = 1.0) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """One part, in this process."""
-    import torch
-
     from paperlib import checks, environment, train
 
     parser = argparse.ArgumentParser(prog="python -m paperlib.kit", description="One part of what comes before a "
@@ -208,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--commit")
     options = parser.parse_args(arguments)
     _end_with_parent()
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = environment.find_device(options.device)
 
     def write(document: dict[str, Any]) -> None:
         write_atomically(options.write, json.dumps(document, indent=1) + "\n")

@@ -30,6 +30,9 @@ class TrainingInterruptedError(RuntimeError):
 
 def make_loss(config: RunConfig) -> losses.BoundLoss:
     """The configuration's loss with its options; k is required exactly where the loss takes one."""
+    if "reduction" in config.loss_options:
+        raise ValueError(f"loss_options holds reduction={config.loss_options['reduction']!r}: expected none, since "
+                         "training takes the mean of a batch")
     takes_k = "k" in losses.options(config.loss)
     if takes_k != (config.k is not None):
         raise ValueError(f"k={config.k!r} with loss {config.loss!r}: expected "
@@ -61,6 +64,14 @@ def strength_now(config: RunConfig, progress: float, tracked: Tensor) -> Tensor 
     if config.strength_schedule == "tracked":
         return full * tracked
     return torch.full_like(tracked, full * schedules.strength_factor(config, progress, 0.0))
+
+
+def check_resolution(config: RunConfig, shape: tuple[int, ...]) -> None:
+    """Refuse to scale images (channels, H, W) down for a model that has a weight for each pixel."""
+    side = config.low_resolution if config.low_resolution_until > 0 else None
+    if config.model in ("mlp", "polynomial") and len(shape) == 3 and side is not None and side < shape[-1]:
+        raise ValueError(f"low_resolution={side} with model {config.model!r} and images of {shape[-1]} pixels: "
+                         "expected None, since this model takes images of one size")
 
 
 def shown_k(config: RunConfig) -> int:

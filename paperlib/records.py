@@ -230,7 +230,8 @@ def append(record: Record, path: Path | str) -> None:
 
 def read_lines(path: Path | str) -> Iterator[Record]:
     """The records of a ``.jsonl`` file. A last line without its end was cut off and is skipped."""
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(keepends=True), 1):
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
         try:
             yield parse(line, f"{path}, line {number}")
         except RecordError:
@@ -319,7 +320,7 @@ def require(grid: str) -> dict[str, Record]:
         lines = [f"  {cell.config.run_id}  {cell.place}" for cell in absent]
         raise MissingRecordsError(
             f"grid {grid!r} misses {len(absent)} of {len(cells)} runs:\n" + "\n".join(lines)
-            + f"\nMake them with: python -m paperlib.sweep {grid} --out experiments/records/{grid}")
+            + f"\nMake them with: python -m paperlib.sweep {grid} --out experiments/records/{Path(grid).stem}")
     by_id = {record.run_id: record for record in records}
     return {cell.config.run_id: by_id[cell.config.run_id] for cell in cells}
 

@@ -165,7 +165,7 @@ def run_side_by_side(arguments: list[str], jobs: int, stop: "StopRequest") -> in
     """The same sweep in several processes, one thread each; they share the cells out by their locks."""
     jobs = min(jobs, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     command = [sys.executable, "-m", "paperlib.sweep", *arguments, "--checks", "skip",
-               "--budget-minutes", str(stop.left() / 60), "--jobs", "1"]
+               "--budget-minutes", str(stop.left() / 60), "--parent", str(os.getpid()), "--jobs", "1"]
     workers = [subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) for _ in range(jobs)]
     while any(worker.poll() is None for worker in workers):
         if stop.asked:
@@ -177,10 +177,13 @@ def run_side_by_side(arguments: list[str], jobs: int, stop: "StopRequest") -> in
 
 
 class StopRequest:
-    """Whether SIGTERM or Ctrl-C came, or the time is up: a reason to stop cleanly, not to die."""
+    """Whether SIGTERM or Ctrl-C came, the time is up, or ``parent``, the process that started this one, is gone.
 
-    def __init__(self, deadline: float = math.inf) -> None:
-        self.deadline, self.asked = deadline, False
+    A reason to stop cleanly, not to die.
+    """
+
+    def __init__(self, deadline: float = math.inf, parent: int | None = None) -> None:
+        self.deadline, self.asked, self.parent = deadline, False, parent
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask)
 
@@ -189,11 +192,26 @@ class StopRequest:
 
     def __call__(self) -> bool:
         """Whether to stop now."""
-        return self.asked or time.monotonic() > self.deadline
+        orphaned = self.parent is not None and os.getppid() != self.parent  # killed, it could tell nobody
+        return self.asked or orphaned or time.monotonic() > self.deadline
 
     def left(self) -> float:
         """Seconds until the time is up, at least 0."""
         return max(0.0, self.deadline - time.monotonic())
+
+
+def at_least(least: int, kind: Callable[[str], float]) -> Callable[[str], float]:
+    """A type for an option: numbers of some kind from ``least`` on."""
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not value >= least:
+            raise argparse.ArgumentTypeError(f"{text!r}, expected a number of at least {least}")
+        return value
+
+    return convert
 
 
 def parser() -> argparse.ArgumentParser:
@@ -205,8 +223,10 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, help="folder for checkpoints and locks; default: beside the records")
     parser.add_argument("--done", type=Path, action="append", default=[], metavar="RECORDS",
                         help="a folder or .jsonl file; cells with a record there are not run again")
-    parser.add_argument("--budget-minutes", type=float, default=math.inf, help="stop cleanly after this long")
-    parser.add_argument("--jobs", type=int, default=1, help="processes side by side; never more than free cores")
+    parser.add_argument("--budget-minutes", type=at_least(0, float), default=math.inf,
+                        help="stop cleanly after this long")
+    parser.add_argument("--jobs", type=at_least(1, int), default=1,
+                        help="processes side by side; never more than free cores")
     parser.add_argument("--commit", help="commit to name in the records where there is no git")
     parser.add_argument("--device", help="torch device; default CUDA where there is one")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=None,
@@ -214,7 +234,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--deterministic", action="store_true", help="the same bits again on the same GPU; slower")
     parser.add_argument("--checks", choices=["run", "ignore", "skip"], default="run",
                         help="for a grid with a kit: stop if a check fails, go on nevertheless, or make none")
-    parser.add_argument("--limit", type=int, help="only the first cells of the grid")
+    parser.add_argument("--limit", type=at_least(1, int), help="only the first cells of the grid")
+    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)  # of a process among several
     return parser
 
 
@@ -230,11 +251,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elsewhere = {record.run_id for source in options.done for record in records.load(source)}
         cells = [cell for cell in grid.cells[: options.limit] if cell.config.run_id not in elsewhere]
         output.prepare()
+        there = list(records.read_lines(output.path)) if output.single_file and output.path.exists() else []
+        device = device_name(options.device) if cells else ""
     except (OSError, ValueError) as error:
         say(str(error))
         return 2
     budget = 60 * options.budget_minutes
-    stop = StopRequest(time.monotonic() + budget)
+    stop = StopRequest(time.monotonic() + budget, options.parent)
     if grid.kit and options.checks != "skip" and cells and not stop():
         kit = Kit(options.grid, output.sidecars, options.device, options.commit, stop.left, stop)
         if not prepared(kit, output) and not stop():
@@ -245,9 +268,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.jobs > 1:
         return run_side_by_side(arguments, options.jobs, stop)
     timed = grid.kit and budget < math.inf
-    schedule = Schedule(budget, stop.left, device_name(options.device)) if timed else None
-    if schedule and output.single_file and output.path.exists():
-        for record in records.read_lines(output.path):
+    schedule = Schedule(budget, stop.left, device) if timed else None
+    if schedule:
+        for record in there:
             schedule.learn(record)
     failed = run(cells, output, stop=stop, schedule=schedule, commit=options.commit, device=options.device,
                  compile=options.compile, deterministic=options.deterministic)

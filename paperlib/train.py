@@ -20,6 +20,7 @@ from paperlib.engine import autocast as engine_autocast
 from paperlib.parts import TRACKING_RATE as TRACKING_RATE
 from paperlib.parts import TrainingDivergedError as TrainingDivergedError
 from paperlib.parts import TrainingInterruptedError as TrainingInterruptedError
+from paperlib.parts import check_resolution as check_resolution
 from paperlib.parts import make_loss as make_loss
 from paperlib.parts import make_optimizer as make_optimizer
 from paperlib.parts import set_learning_rate as set_learning_rate
@@ -154,7 +155,7 @@ def trained(config: RunConfig, *, device: torch.device | str | None = None, chec
     if isinstance(config.seed, tuple):
         raise ValueError(f"seed={list(config.seed)!r}: expected one seed, since one network is returned; several are "
                          "for train, or for paperlib.ensemble.trained_many")
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = environment.find_device(device)
     loss = make_loss(config)
     engine = Engine.choose(place, config.batch_size, compile=compile, deterministic=deterministic)
     with torch_threads(threads), engine.settings(place):
@@ -183,6 +184,7 @@ def trained(config: RunConfig, *, device: torch.device | str | None = None, chec
 def make_model(config: RunConfig, splits: Splits, normalizer: Normalizer, device: torch.device) -> nn.Module:
     """The configuration's network, initialised from its seed, on ``device`` in channels_last."""
     sample = normalizer(splits.train.inputs[:2000].to(device))
+    check_resolution(config, tuple(sample.shape[1:]))
     model = models.build(config.model, tuple(sample.shape[1:]), splits.num_classes, width=config.width,
                          depth=config.depth, seed=derive(config.seeds[0], "initialisation"))
     model = model.to(device)

@@ -113,6 +113,8 @@ def test_a_parameter_that_means_nothing_is_refused(root, tmp_path) -> None:
 def test_an_unknown_section_is_refused() -> None:
     with pytest.raises(ValueError, match="'speed': expected some of peaks, rates"):
         benchmark.measure("cpu", sections=["speed"])
+    with pytest.raises(ValueError, match="device='cuda:99', but torch sees"):
+        benchmark.measure("cuda:99", sections=[])
 
 
 def test_what_was_measured_is_told_after_every_section() -> None:

@@ -39,6 +39,7 @@ def test_a_value_of_another_type_is_refused(key, value, wanted):
     ("k", 0), ("width", 0), ("depth", -1), ("low_resolution", 0), ("seed", -1), ("seed_noise", 2**31),
     ("lr", 0.0), ("lr", -1.0), ("weight_decay", -1e-4), ("bias_lr_factor", 0.0),
     ("lr", float("nan")), ("lr", float("inf")), ("momentum", float("nan")), ("weight_decay", float("inf")),
+    ("lr", 10**400),
 ])
 def test_a_value_out_of_range_is_refused_by_name(key, value):
     with pytest.raises(ValueError, match=f"{key}.*{value}"):
@@ -78,6 +79,7 @@ def test_one_and_one_point_zero_are_one_run():
                                                                                  loss_options={"tau": 1.0})
     assert one == other and one.run_id == other.run_id and hash(one) == hash(other)
     assert isinstance(one.lr, float)
+    assert RunConfig(weight_decay=-0.0).run_id == RunConfig(weight_decay=0.0).run_id
     nested, same = RunConfig(family_options={"n": [1.0, {"a": 2.0}]}), RunConfig(family_options={"n": [1, {"a": 2}]})
     assert nested.run_id == same.run_id
     assert RunConfig(loss_options={"tau": True}).run_id != RunConfig(loss_options={"tau": 1}).run_id

@@ -297,6 +297,11 @@ def test_no_model_left_is_an_error():
     ({"precision": "bf16"}, "precision='bf16' with 5 seeds: expected 'fp32'"),
     ({"dataset": "cifar100", "family": None, "family_options": {}}, "dataset='cifar100'.*'synthetic' or 'digits'"),
     ({"dataset": "digits", "family": None, "family_options": {}}, "augment=True.*expected False"),
+    ({"dataset": "digits", "family": None, "family_options": {}, "augment": False, "low_resolution": 4,
+      "low_resolution_until": 0.5}, "low_resolution=4 with model 'mlp' and images of 16 pixels: expected None"),
+    ({"loss_options": {"ignore_index": 1}}, "loss_options.*expected no ignore_index"),
+    ({"loss_options": {"reduction": "sum"}}, "reduction='sum': expected none"),
+    ({"train_fraction": 1e-9}, "expected at least one training sample, got none"),
     ({"k": 2}, "k=2 with loss 'cross_entropy'"), ({"family": "stripes"}, "family='stripes'"),
 ])
 def test_what_models_cannot_do_together_is_refused(changes, message):

@@ -132,6 +132,10 @@ def changed(old: str, new: str) -> str:
     (GRID.split("[[variant]]")[0], r"expected at least one \[\[variant\]\]"),
     ('title = "t"\nseeds = [1]\n[setup]\nname = "a"\nlabel = "A"\n', r"each \[\[setup\]\] needs a label"),
     (changed("[base]", "[base"), "not valid TOML"),
+    ("base = 3\n" + GRID.replace("[base]", "[[setup]]"), r"base = 3, expected a table"),
+    ('title = "t"\nseeds = [1]\nsetup = 3\n', r"setup = 3, but each \[\[setup\]\]"),
+    (changed('name = "grouped"', 'name = ["grouped"]'), r"each \[\[variant\]\] needs a label and a name"),
+    (changed("epochs = 2", "epochs = 2\nseed = 4"), "setup long, variant ce: seed = 4, expected seeds at the head"),
 ])
 def test_a_mistake_in_a_grid_is_named(load, text, message):
     with pytest.raises(ValueError, match=message):
@@ -143,6 +147,12 @@ def test_an_unknown_grid_lists_those_that_exist(tmp_path):
         grids.load("frist-study")
     with pytest.raises(ValueError, match="unknown grid .*nowhere.toml"):
         grids.load(tmp_path / "nowhere.toml")
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(ValueError, match="unknown grid .*folder.toml"):
+        grids.load(tmp_path / "folder.toml")
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="bytes.toml is not valid TOML"):
+        grids.load(tmp_path / "bytes.toml")
 
 
 def test_grids_load_without_torch(root):

@@ -130,6 +130,9 @@ def test_without_a_seed_the_global_generator_decides():
     ("polynomial", (2,), {"width": 3}, "model 'polynomial' takes no width: expected None, got 3"),
     ("polynomial", (2,), {"depth": 0}, "depth=0: expected a degree of at least 1"),
     ("polynomial", IMAGE, {}, "degree 2 in 3072 inputs has 4,723,200 features: expected at most 2,000"),
+    ("wrn", IMAGE, {"width": 0}, "model 'wrn' with width=0: expected a whole number of at least 1"),
+    ("densenet", IMAGE, {"width": 1.5}, "model 'densenet' with width=1.5: expected a whole number"),
+    ("mlp", (2,), {"depth": -1}, "model 'mlp' with depth=-1: expected a whole number of at least 0"),
     ("resnet18", (32, 32), {}, r"takes images: .*got \(32, 32\)"),
 ])
 def test_what_cannot_be_built_is_named(name, shape, settings, message):

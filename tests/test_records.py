@@ -131,6 +131,8 @@ def test_a_file_of_other_bytes_is_a_broken_record(tmp_path):
     (tmp_path / "x.json").write_bytes(b"\xff\xfe\x00{")
     with pytest.raises(RecordError, match="x.json"):
         records.load(tmp_path)
+    (tmp_path / "x.jsonl").write_bytes(b"\xff\xfe\x00\n" + make(0).to_json().encode() + b"\n")
+    assert records.load(tmp_path / "x.jsonl") == [make(0)], "a line that was never written whole"
 
 
 # Writing survives whatever happens in the middle of it.

@@ -270,6 +270,29 @@ def test_a_missing_argument_is_an_error_of_use(study):
     assert caught.value.code == 2
 
 
+@pytest.mark.parametrize("option, value", [("--budget-minutes", "nan"), ("--budget-minutes", "-1"), ("--jobs", "0"),
+                                           ("--limit", "-1"), ("--limit", "two")])
+def test_a_number_that_means_nothing_is_an_error_of_use(study, tmp_path, capsys, option, value):
+    with pytest.raises(SystemExit) as caught:
+        sweep_here(study, tmp_path / "out", option, value)
+    assert caught.value.code == 2
+    assert f"argument {option}: '{value}', expected a number of at least" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kit", [False, True])
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_one_error_and_not_one_a_cell(tmp_path, capsys, device, kit):
+    study = write_grid(tmp_path, f"kit = {str(kit).lower()}{BASE}")
+    assert sweep.main([str(study), "--out", str(tmp_path / "out.jsonl"), "--device", device]) == 2
+    assert f"device='{device}'" in capsys.readouterr().err
+
+
+def test_a_file_that_holds_something_else_is_an_error_of_use(study, tmp_path, capsys):
+    (tmp_path / "out.jsonl").write_text('{"schema": 99}\n')
+    assert sweep_here(study, tmp_path / "out.jsonl") == 2
+    assert "out.jsonl, line 1: record schema 99" in capsys.readouterr().err
+
+
 # Processes: killed, stopped, side by side.
 
 
@@ -449,3 +472,8 @@ def test_a_stop_request_knows_signals_and_time():
     interrupted = sweep.StopRequest()
     os.kill(os.getpid(), signal.SIGINT)
     assert interrupted()
+
+
+def test_one_of_several_jobs_stops_when_the_sweep_that_started_it_is_gone():
+    assert not sweep.StopRequest(parent=os.getppid())()
+    assert sweep.StopRequest(parent=os.getpid())(), "what started this process is another by now"

@@ -501,6 +501,8 @@ def test_the_code_is_named_by_its_commit_where_there_is_git(tmp_path, monkeypatc
     ({"model": "mpl"}, "unknown model 'mpl': did you mean 'mlp'"),
     ({"dataset": "digit"}, "unknown data set 'digit': did you mean 'digits'"),
     ({"k": 5}, "k=5 with loss 'cross_entropy': expected None, since this loss takes no k"),
+    ({"loss_options": {"reduction": "sum"}}, "reduction='sum': expected none"),
+    ({"low_resolution": 4, "low_resolution_until": 0.5}, "low_resolution=4 with model 'mlp' and images of 16 pixels"),
     ({"loss": "topk_grouped"}, "k=None with loss 'topk_grouped': expected a whole number"),
     ({"loss": "topk_grouped", "k": 10}, "k=10"),
     ({"model": "resnet18", "depth": 3}, "takes no depth"),

@@ -116,12 +116,12 @@ def measure(device: torch.device | str, *, quick: bool = False, sections: Iterab
         ``seconds`` and ``cpu_seconds`` of the whole, ``finished`` (UTC): numbers, strings and lists only.
 
     Raises:
-        ValueError: an unknown section.
+        ValueError: an unknown section, or no such device.
     """
     wanted = list(sections)
     if unknown := [name for name in wanted if name not in SECTIONS]:
         raise ValueError(f"sections hold {', '.join(map(repr, unknown))}: expected some of {', '.join(SECTIONS)}")
-    place, effort = torch.device(device), effort or (QUICK if quick else Effort())
+    place, effort = environment.find_device(device), effort or (QUICK if quick else Effort())
     started, cpu_started = time.perf_counter(), time.process_time()
     with train.torch_threads(threads), Engine.choose(place, RunConfig().batch_size).settings(place):
         document: dict[str, Any] = {"schema": SCHEMA, "quick": quick, "device": place.type,

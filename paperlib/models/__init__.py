@@ -44,6 +44,9 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int, *, width: i
     if name not in ("mlp", "polynomial") and len(input_shape) != 3:
         raise ValueError(f"model {name!r} takes images: expected an input shape (channels, H, W), got {input_shape}; "
                          "for features use 'mlp' or 'polynomial'")
+    for setting, value, least in (("width", width, 1), ("depth", depth, 0)):
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise ValueError(f"model {name!r} with {setting}={value!r}: expected a whole number of at least {least}")
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
