@@ -171,12 +171,12 @@ def _work(config: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(config.get(key) for key in WORK)
 
 
-def speed_table(device: Any) -> dict[str, Any]:
-    """The benchmark's table, or a line that says why there is none."""
+def speed_table(device: Any, report: Callable[[dict[str, Any]], None] = lambda document: None) -> dict[str, Any]:
+    """The benchmark's table, or a line that says why there is none; ``report`` is told it after every section."""
     if importlib.util.find_spec("paperlib.benchmark") is None:
         return {"error": "this library has no module paperlib.benchmark"}
     benchmark = importlib.import_module("paperlib.benchmark")
-    return dict(benchmark.measure(device, quick=device.type == "cpu"))
+    return dict(benchmark.measure(device, quick=device.type == "cpu", report=report))
 
 
 def _end_with_parent(seconds: float = 1.0) -> None:
@@ -215,7 +215,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0 if checks.run(configs, device, commit=options.commit, report=write)["passed"] else 1
         document = {"code": environment.code(options.commit), "environment": environment.describe(device)}
         write(document | {"complete": False})
-        write(speed_table(device) | document | {"complete": True})
+
+        def keep(found: dict[str, Any]) -> None:  # a table that is cut off is worth what it holds
+            write(found | document | {"complete": False})
+
+        write(speed_table(device, keep) | document | {"complete": True})
     return 0
 
 

@@ -336,9 +336,15 @@ def test_a_part_gets_what_it_needs(made_by, tmp_path):
 def test_the_speed_table_is_the_benchmark_s(monkeypatch):
     module = types.ModuleType("paperlib.benchmark")
     module.__spec__ = importlib.machinery.ModuleSpec("paperlib.benchmark", None)
-    module.measure = lambda device, *, quick=False: {"rows": [str(device), quick]}
+    told = []
+
+    def measure(device, *, quick=False, report):
+        report({"rows": []})
+        return {"rows": [str(device), quick]}
+
+    module.measure = measure
     monkeypatch.setitem(sys.modules, "paperlib.benchmark", module)
-    assert kit.speed_table(CPU) == {"rows": ["cpu", True]}
+    assert kit.speed_table(CPU, told.append) == {"rows": ["cpu", True]} and told == [{"rows": []}]
     assert kit.speed_table(torch.device("cuda")) == {"rows": ["cuda", False]}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "no module paperlib.benchmark" in kit.speed_table(CPU)["error"]
