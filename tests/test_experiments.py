@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import os
 import re
@@ -196,6 +197,19 @@ def test_the_page_names_the_run(done, record):
     assert "**validation split**" in text and f"`{record.run_id}`" in text
     assert "There is no earlier record" in text
     assert done.metadata["paperlib"] == {"run_id": record.run_id}
+
+
+def test_another_protocol_is_named_as_the_reason_for_other_ranks(record):
+    (cell,) = [cell for cell in source_cells() if "def compare" in cell.source]
+    names = {"split": "validation", "record": record, "earlier": record, "Markdown": str,
+             "percent": lambda x: f"{x:.2f}"}
+    exec(cell.source, names)
+    assert "reproduces the committed record" in names["compare"](record, record)
+    validation = record.validation | {"ranks": records.encode_ranks(record.ranks("validation") % 10 + 1)}
+    other = dataclasses.replace(record, validation=validation)
+    assert "on the same instruction set" in names["compare"](record, other)
+    older = names["compare"](record, dataclasses.replace(other, protocol=0))
+    assert f"Protocols {record.protocol} and 0: the same keys" in older and "instruction set" not in older
 
 
 def table_of(notebook: nbformat.NotebookNode, heading: str) -> list[list[str]]:

@@ -132,6 +132,7 @@ def test_without_a_seed_the_global_generator_decides():
     ("polynomial", IMAGE, {}, "degree 2 in 3072 inputs has 4,723,200 features: expected at most 2,000"),
     ("wrn", IMAGE, {"width": 0}, "model 'wrn' with width=0: expected a whole number of at least 1"),
     ("densenet", IMAGE, {"width": 1.5}, "model 'densenet' with width=1.5: expected a whole number"),
+    ("densenet", (3, 3, 8), {}, r"at least 4 x 4 pixels, got shape \(3, 3, 8\)"),
     ("mlp", (2,), {"depth": -1}, "model 'mlp' with depth=-1: expected a whole number of at least 0"),
     ("resnet18", (32, 32), {}, r"takes images: .*got \(32, 32\)"),
 ])

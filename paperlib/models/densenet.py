@@ -41,6 +41,9 @@ class DenseNet(nn.Module):
         growth, depth = 12 if width is None else width, 100 if depth is None else depth
         if depth < 10 or depth % 6 != 4:
             raise ValueError(f"model 'densenet' with depth={depth!r}: expected 6 n + 4 with n >= 1, such as 40 or 100")
+        if min(input_shape[1:]) < 4:
+            raise ValueError("model 'densenet' halves its input twice: expected images of at least 4 x 4 pixels, got "
+                             f"shape {input_shape}")
         channels = 2 * growth
         self.stem = conv3x3(input_shape[0], channels)
         parts: list[nn.Module] = []
