@@ -152,7 +152,7 @@ def run(cells: Sequence[Cell], output: Output, *, stop: Callable[[], bool] = lam
 
 
 def prepared(kit: Kit, output: Output) -> bool:
-    """:meth:`Kit.prepare`, one sweep after the other: the second finds what the first has made."""
+    """:meth:`paperlib.kit.Kit.prepare`, one sweep after the other: the second finds what the first has made."""
     while not kit.stop():
         with output.claim("kit") as claimed:
             if claimed:

@@ -57,7 +57,7 @@ def fit(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, *, ch
         config: optimiser, schedules, epochs and precision are read from it.
         checkpoint: written by time; with it a killed run goes on exactly where it was.
         stop: asked after every step; True saves a checkpoint and stops.
-        engine: None: what :meth:`Engine.choose` takes for the device, compiled on CUDA.
+        engine: None: what :meth:`paperlib.engine.Engine.choose` takes for the device, compiled on CUDA.
         quiet: print nothing.
 
     Returns:
