@@ -92,7 +92,7 @@ def machine(root, tmp_path) -> Path:
     shutil.copytree(root / "paperlib", folder / "paperlib", ignore=shutil.ignore_patterns("__pycache__", "benchmark*"))
     # The benchmark of this machine takes minutes, and has tests of its own.
     (folder / "paperlib/benchmark.py").write_text(
-        "def measure(device, *, quick=False, report):\n    return {'rows': [{'device': str(device), 'quick': quick}]}\n")
+        "def measure(device, *, quick, report):\n    return {'rows': [{'device': str(device), 'quick': quick}]}\n")
     (folder / "experiments/grids").mkdir(parents=True)
     more = CIFAR if images.cifar_present() else ""
     text = KIT.replace("[0, 1]", "[0]").replace('[base]\ndataset = "synthetic"\n', "[base]\n").replace(
