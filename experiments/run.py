@@ -12,7 +12,6 @@ import difflib
 import json
 import os
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from paperlib import grids, records, sweep  # noqa: E402
 from paperlib.config import RunConfig  # noqa: E402
+from paperlib.processes import end_with_parent  # noqa: E402
 
 SOURCE = ROOT / "experiments" / "train.md"
 LOGS = ROOT / "experiments" / "logs"
@@ -170,18 +170,6 @@ def prepare_environment() -> None:
     """What the notebook's process inherits: one thread, and the library next to this file."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-
-
-def end_with_parent(seconds: float = 1.0) -> None:
-    """Stop when the process that started this one is gone, so that a killed workflow leaves nothing running."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(seconds)
-        os._exit(3)  # the kernel notices and ends too; its checkpoint stays
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import Any
 
 from paperlib import grids
 from paperlib.grids import Cell
+from paperlib.processes import end_with_parent
 from paperlib.records import Record, write_atomically
 
 PARTS = ("checks", "speed")
@@ -179,18 +179,6 @@ def speed_table(device: Any, report: Callable[[dict[str, Any]], None] = lambda d
     return dict(benchmark.measure(device, quick=device.type == "cpu", report=report))
 
 
-def _end_with_parent(seconds: float = 1.0) -> None:
-    """Stop when the calling process is gone: nothing goes on unseen."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(seconds)
-        os._exit(3)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """One part, in this process."""
     from paperlib import checks, environment, train
@@ -203,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device")
     parser.add_argument("--commit")
     options = parser.parse_args(arguments)
-    _end_with_parent()
+    end_with_parent()
     device = environment.find_device(options.device)
 
     def write(document: dict[str, Any]) -> None:

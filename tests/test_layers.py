@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": {"losses"},
     "checkpoint": {"config"},
     "progress": set(),
+    "processes": set(),
     "parts": {"config", "losses", "schedules"},
     "evaluation": {"bayes", "config", "counts", "metrics", "data", "models"},
     "ensemble": {
@@ -46,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("data", "models", "losses", "engine", "checkpoint", "progress", "parts", "ensemble"),
     },
     "checks": {"config", "records", "environment", "seeding", "data", "models", "losses", "engine", "train"},
-    "kit": {"config", "grids", "records", "environment", "train", "checks"},
+    "kit": {"config", "grids", "records", "environment", "processes", "train", "checks"},
     "sweep": {"paths", "config", "grids", "records", "environment", "checkpoint", "progress", "train", "kit"},
     "analysis": {"paths", "config", "grids", "metrics", "stats", "records"},
     "figures": {"paths", "metrics", "bayes", "theory", "stats", "analysis"},
