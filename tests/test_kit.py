@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import BARE_MACHINE
 from test_sweep import BASE, GROUPED, contents, run_ids, write_grid
 
 from paperlib import checks, engine, grids, kit, losses, records, sweep, train
@@ -34,32 +35,6 @@ CONFIG = train.RunConfig(dataset="synthetic", family="capacity_competition", fam
 # The whole path, as on a machine that is lent: nothing there but torch, torchvision, numpy and Pillow, no git, and a
 # folder with the library, one grid and the data.
 
-ABSENT = """
-import importlib.machinery
-import sys
-
-ABSENT = {"papermill", "pandas", "sklearn", "scipy", "matplotlib", "seaborn", "tqdm", "pyarrow", "jupytext", "yaml"}
-
-
-class Without:
-    def __init__(self, finder):
-        self.finder = finder
-
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-
-    def find_spec(self, name, path=None, target=None):
-        return None if name.split(".")[0] in ABSENT else self.finder.find_spec(name, path, target)
-
-
-sys.meta_path[:] = map(Without, sys.meta_path)
-for name in ABSENT:
-    try:
-        __import__(name)
-    except ModuleNotFoundError:
-        continue
-    sys.exit(f"{name} is still there")
-"""
 SLOWLY = """
 import sys, time
 from paperlib import sweep
@@ -98,7 +73,7 @@ def machine(root, tmp_path) -> Path:
     text = KIT.replace("[0, 1]", "[0]").replace('[base]\ndataset = "synthetic"\n', "[base]\n").replace(
         'label = "the only one"\n', 'label = "the only one"\ndataset = "synthetic"\n' + more)
     (folder / "experiments/grids/tiny.toml").write_text(text + GROUPED)
-    (folder / "sitecustomize.py").write_text(ABSENT)
+    (folder / "sitecustomize.py").write_text(BARE_MACHINE)
     (folder / "bin").mkdir()
     return folder
 

@@ -15,7 +15,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
-from processes import CONTEXT
+from processes import BARE_MACHINE, CONTEXT
 
 from paperlib import grids, records, sweep, train
 from paperlib.checkpoint import Checkpoint
@@ -412,28 +412,7 @@ def test_stopping_several_jobs_stops_each(study, tmp_path, monkeypatch):
 
 
 # A training machine has torch, torchvision and numpy, and need not have more.
-WITHOUT = """
-import sys
-
-ABSENT = {"papermill", "pandas", "sklearn", "scipy", "matplotlib", "seaborn", "tqdm", "pyarrow", "jupytext"}
-
-class Without:
-    def __init__(self, finder):
-        self.finder = finder
-
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-
-    def find_spec(self, name, path=None, target=None):
-        return None if name.split(".")[0] in ABSENT else self.finder.find_spec(name, path, target)
-
-sys.meta_path[:] = map(Without, sys.meta_path)
-for name in ABSENT:
-    try:
-        __import__(name)
-    except ModuleNotFoundError:
-        continue
-    sys.exit(f"{name} is still there")
+WITHOUT = BARE_MACHINE + """
 from paperlib import sweep
 sys.exit(sweep.main(sys.argv[1:]))
 """
