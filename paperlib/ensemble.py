@@ -21,7 +21,7 @@ from paperlib.checkpoint import Checkpoint, State
 from paperlib.config import PROTOCOL, RunConfig
 from paperlib.counts import decode_counts
 from paperlib.data import Arrays, Normalizer, Splits
-from paperlib.engine import Engine
+from paperlib.engine import Engine, Loss
 from paperlib.evaluation import digits, evaluate
 from paperlib.models.stack import Part, Stack, stacked
 from paperlib.parts import (
@@ -41,7 +41,6 @@ from paperlib.progress import Progress
 from paperlib.records import SCHEMA, Record
 from paperlib.seeding import derive, generator
 
-Loss = Callable[..., Tensor]
 #: What the configurations of models that are trained together may differ in.
 OWN = ("seed", "lr", "momentum", "weight_decay", "bias_lr_factor", "warmup", "loss_options")
 
@@ -90,7 +89,7 @@ def trained_many(config: RunConfig, *, device: torch.device | str | None = None,
                                    for part in (splits.train, splits.validation, splits.test))
         networks = _networks(config, train.inputs, splits.num_classes, place)
         saved = Checkpoint(checkpoint, config.run_id) if checkpoint else None
-        state = fit(networks, make_loss(config), train, validation,
+        state = fit(networks, loss, train, validation,
                     [config.replace(seed=seed) for seed in config.seeds], checkpoint=saved, stop=stop, quiet=quiet)
         stacks = stacked(networks, config.batch_size)
         record = Record(

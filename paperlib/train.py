@@ -15,8 +15,7 @@ from paperlib import data, ensemble, environment, losses, metrics, models, sched
 from paperlib.checkpoint import Checkpoint, State
 from paperlib.config import PROTOCOL, RunConfig
 from paperlib.data import EvaluationLoader, Normalizer, Splits, TrainLoader
-from paperlib.engine import Engine, Loss
-from paperlib.engine import autocast as engine_autocast
+from paperlib.engine import Engine, Loss, autocast
 from paperlib.parts import TRACKING_RATE as TRACKING_RATE
 from paperlib.parts import TrainingDivergedError as TrainingDivergedError
 from paperlib.parts import TrainingInterruptedError as TrainingInterruptedError
@@ -29,7 +28,7 @@ from paperlib.parts import strength_now as strength_now
 from paperlib.parts import summarize_timing as summarize_timing
 from paperlib.parts import torch_threads as torch_threads
 from paperlib.progress import Progress
-from paperlib.records import SCHEMA, Record, decode_ranks, encode_ranks
+from paperlib.records import SCHEMA, Record, encode_ranks
 from paperlib.seeding import derive, generator
 
 #: Steps after a start, a resume or a recompilation that no rate counts: allocators and kernel caches fill, graphs are
@@ -244,12 +243,12 @@ def epoch_results(model: nn.Module, loss: Loss, loaders: Loaders, config: RunCon
         logits, labels = predict(model, loaders.validation, config)
         if not bool(logits.isfinite().all()):  # the last step of the epoch may have spoilt the weights
             raise TrainingDivergedError({"run_id": config.run_id, "loss": config.loss, "epoch": epoch})
-        results = summarize(logits, labels, loss)
-        ranks = decode_ranks(results["ranks"])
-        entry |= {"validation_loss": results["loss"], "validation_top1": float((ranks <= 1).mean()),
-                  "validation_topk": float((ranks <= shown_k(config)).mean())}
+        ranks = metrics.label_ranks(logits, labels)
+        entry |= {"validation_loss": float(loss(logits, labels)),
+                  "validation_top1": float((ranks <= 1).double().mean()),
+                  "validation_topk": float((ranks <= shown_k(config)).double().mean())}
         if epoch == config.epochs:
-            state.validation = results
+            state.validation = summarize(logits, labels, loss)
         state.timing["evaluation_seconds"] += time.perf_counter() - started
     return entry
 
@@ -260,7 +259,7 @@ def predict(model: nn.Module, loader: EvaluationLoader, config: RunConfig) -> tu
     model.eval()
     logits = []
     for inputs, _ in loader:
-        with autocast(inputs.device, config):
+        with autocast(inputs.device, config.precision == "bf16"):
             logits.append(model(inputs).float())
     return torch.cat(logits), loader.labels
 
@@ -277,11 +276,6 @@ def summarize(logits: Tensor, labels: Tensor, loss: Loss) -> dict[str, Any]:
             "nll": metrics.negative_log_likelihood(logits, labels),
             "ece": metrics.expected_calibration_error(logits, labels),
             "ranks": encode_ranks(metrics.label_ranks(logits, labels).cpu().numpy())}
-
-
-def autocast(device: torch.device, config: RunConfig) -> torch.autocast:
-    """bfloat16 where the configuration asks for it."""
-    return engine_autocast(device, config.precision == "bf16")
 
 
 class Clock:

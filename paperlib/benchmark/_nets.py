@@ -15,7 +15,7 @@ from paperlib import schedules, train
 from paperlib.benchmark._timing import Turns, Watch, clock, spread, timed
 from paperlib.config import RunConfig
 from paperlib.data import Arrays, EvaluationLoader, Normalizer, Splits, TrainLoader, channel_statistics
-from paperlib.engine import Engine
+from paperlib.engine import Engine, autocast
 
 #: Where the time of a step goes, in the order of the loop. Bookkeeping is all that is none of the others: learning
 #: rate, checks for finite numbers, counts for the history, clock, progress.
@@ -115,7 +115,7 @@ def bare_step(bench: Bench, config: RunConfig, layout: torch.memory_format = tor
     def step() -> None:
         if engine.cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()
-        with train.autocast(bench.device, config):
+        with autocast(bench.device, config.precision == "bf16"):
             logits = forward(images)
         optimizer.zero_grad()
         logits.backward(gradient)
