@@ -44,7 +44,19 @@ def readme() -> str:
     head = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
     total = sum(trial["core_seconds"] for trial in done) / 60
     table = "\n".join([*head, *(row(trial, reference) for trial in done)])
-    return (HERE / "about.md").read_text().format(table=table, trials=len(done), minutes=f"{total:.0f}")
+    numbers = {"trials": len(done), "minutes": f"{total:.0f}", **figures(done)}
+    return (HERE / "about.md").read_text().format(table=table, **numbers)
+
+
+def figures(done: list[dict[str, Any]]) -> dict[str, str]:
+    """What the text says in numbers."""
+    by_name = {trial["name"]: trial for trial in done}
+    recipe, resnet = [by_name["full0"], by_name["full1"]], by_name["resnet24"]
+    top1, top5, train = (100 * sum(trial[key] for trial in recipe) / 2 for key in ("top1", "top5", "train_top1"))
+    behind = [100 * (trial["top1"] - trial["averaged"]["top1"]) for trial in done if "averaged" in trial]
+    return {"top1": f"{top1:.1f}", "top5": f"{top5:.1f}", "ahead": f"{train - top1:.0f}",
+            "averaged": f"{min(behind):.1f} to {max(behind):.1f}", "resnet": f"{resnet['core_seconds'] / 60:.0f}",
+            "behind": f"{top1 - 100 * resnet['top1']:.1f}"}
 
 
 def main() -> None:
