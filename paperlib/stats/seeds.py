@@ -160,6 +160,20 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
     return adjusted
 
 
+def hotelling_radius(seeds: Any, level: Any = 0.95) -> float:
+    r"""Radius of the joint confidence ellipse of two means, in units of the sample covariance's own ellipse.
+
+    :math:`\sqrt{\frac{2 (S - 1)}{S (S - 2)} F_{2, S - 2}}`, from Hotelling's :math:`T^2`
+    (:cite:t:`hotelling1931generalization`).
+
+    Args:
+        seeds: S, how many pairs the means are of, at least 3.
+        level: confidence in (0, 1).
+    """
+    n, alpha = as_count(seeds, "seeds", 3), float(1 - as_fraction(level, "level"))
+    return math.sqrt(2 * (n - 1) / (n * (n - 2)) * float(distributions.f.isf(alpha, 2, n - 2)))
+
+
 class Equivalence(NamedTuple):
     """Outcome of two one-sided tests: the mean, the larger p, and the (1 - 2 alpha) interval of the mean."""
 
