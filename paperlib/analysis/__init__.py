@@ -24,6 +24,7 @@ from paperlib.analysis.frames import (
     summary,
 )
 from paperlib.analysis.many import diverged, regrets
+from paperlib.analysis.networks import Network, network_document, networks
 from paperlib.analysis.performance import (
     augmentation_rates,
     choice_costs,
@@ -37,10 +38,11 @@ from paperlib.analysis.performance import (
 from paperlib.analysis.phase import PHASES, gains, joint_regions, overview, richness, search, trade
 
 __all__ = [
-    "PHASES", "augmentation_rates", "calibration", "calibration_document", "candidate_differences", "candidates",
-    "certificates", "choice_costs", "cost_document", "curve_bands", "curves", "determinism_costs",
+    "Network", "PHASES", "augmentation_rates", "calibration", "calibration_document", "candidate_differences",
+    "candidates", "certificates", "choice_costs", "cost_document", "curve_bands", "curves", "determinism_costs",
     "difference_bands", "differences", "diverged", "ensemble_speedups", "environments", "gains", "history",
-    "joint_regions", "labels", "loss_costs", "loss_memory", "loss_shares", "overview", "part_status",
-    "performance_documents", "regrets", "require_comparable", "richness", "runs", "search", "setups_verdict",
-    "size_verdict", "status", "step_parts", "summary", "trade", "training_rates", "verdicts",
+    "joint_regions", "labels", "loss_costs", "loss_memory", "loss_shares", "network_document", "networks",
+    "overview", "part_status", "performance_documents", "regrets", "require_comparable", "richness", "runs",
+    "search", "setups_verdict", "size_verdict", "status", "step_parts", "summary", "trade", "training_rates",
+    "verdicts",
 ]
