@@ -17,7 +17,7 @@ from paperlib import grids, paths, sweep
 #: In the order of the report. The nine cells of "losses" share records with the phase diagram of their family.
 GRIDS = (
     "synthetic-search", "phase-competition", "phase-rings", "phase-mixture", "phase-spirals", "models-competition",
-    "sizes-competition", "top3-competition", "top5-competition", "ablation-competition", "losses-competition",
+    "sizes-competition", "lengths-competition", "pairs-competition", "top3-competition", "top5-competition", "ablation-competition", "losses-competition",
     "losses-rings", "losses-mixture", "losses-spirals",
 )
 
