@@ -14,11 +14,11 @@ from pathlib import Path
 
 from paperlib import grids, paths, sweep
 
-#: In the order of the report. The nine cells of "losses" share records with the phase diagram of their family.
+#: In the order in which they are run. Grids share cells: whatever has a record already is not run again.
 GRIDS = (
-    "synthetic-search", "phase-competition", "phase-rings", "phase-mixture", "phase-spirals", "models-competition",
-    "sizes-competition", "lengths-competition", "pairs-competition", "top3-competition", "top5-competition", "ablation-competition", "losses-competition",
-    "losses-rings", "losses-mixture", "losses-spirals",
+    "synthetic-search", "phase-competition", "phase-rings", "phase-mixture", "phase-spirals", "lengths-competition",
+    "pairs-competition", "models-competition", "sizes-competition", "top3-competition", "top5-competition",
+    "ablation-competition", "losses-competition", "losses-rings", "losses-mixture", "losses-spirals",
 )
 
 
@@ -26,8 +26,8 @@ def run(out: Path, jobs: int) -> int:
     """Every grid by the sweep, the largest exit status of all."""
     status = 0
     for name in GRIDS:
-        shared = out / name.replace("losses-", "phase-")
-        done = ["--done", str(shared)] if name.startswith("losses-") and shared.exists() else []
+        done = [part for other in GRIDS if other != name and (out / other).exists()
+                for part in ("--done", str(out / other))]
         status = max(status, subprocess.run([sys.executable, "-m", "paperlib.sweep", name, "--out", str(out / name),
                                              "--jobs", str(jobs), *done], cwd=paths.ROOT).returncode)
     return status
