@@ -20,7 +20,7 @@ from paperlib.config import RunConfig
 from paperlib.ensemble import trained_many
 
 GRID = "phase-competition"
-SETUP = "stripes8-width6"
+SETUP = "stripes2-width2"
 VARIANTS = ("ce", "transition")
 
 

@@ -285,7 +285,7 @@ def test_networks_are_kept_and_come_back_with_their_scores(tmp_path, monkeypatch
     found = analysis.networks()
     assert set(found) == set(networks.VARIANTS)
     for network in found.values():
-        assert network(np.zeros((3, 2))).shape == (3, 5) and network.layers[0][0].shape == (6, 2)
+        assert network(np.zeros((3, 2))).shape == (3, 5) and network.layers[0][0].shape == (2, 2)
     document = json.loads(path.read_text())
     assert document["code"]["commit"] == "abc" and document["setup"] == networks.SETUP
     with pytest.raises(SystemExit):
