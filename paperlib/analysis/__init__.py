@@ -7,6 +7,7 @@ themselves are found to do (``calibration``), what they cost and how fast traini
 from paperlib.analysis.calibrated import calibration, calibration_document
 from paperlib.analysis.claims import Place, part_status, region_verdict, setups_verdict, size_verdict, verdicts
 from paperlib.analysis.costs import cost_document, loss_costs, loss_memory
+from paperlib.analysis.explorer import EXPLORER_TARGETS, explorer_document, explorer_grids
 from paperlib.analysis.frames import (
     candidate_differences,
     candidates,
@@ -36,9 +37,10 @@ from paperlib.analysis.performance import (
 )
 
 __all__ = [
-    "Place", "augmentation_rates", "calibration", "calibration_document", "candidate_differences", "candidates",
-    "certificates", "choice_costs", "cost_document", "curve_bands", "curves", "determinism_costs", "difference_bands",
-    "differences", "diverged", "ensemble_speedups", "environments", "history", "labels", "loss_costs", "loss_memory",
-    "loss_shares", "part_status", "performance_documents", "region_verdict", "regrets", "require_comparable", "runs",
-    "setups_verdict", "size_verdict", "status", "step_parts", "summary", "training_rates", "verdicts",
+    "EXPLORER_TARGETS", "Place", "augmentation_rates", "calibration", "calibration_document",
+    "candidate_differences", "candidates", "certificates", "choice_costs", "cost_document", "curve_bands",
+    "curves", "determinism_costs", "difference_bands", "differences", "diverged", "ensemble_speedups",
+    "environments", "explorer_document", "explorer_grids", "history", "labels", "loss_costs", "loss_memory",
+    "loss_shares", "part_status", "performance_documents", "region_verdict", "regrets", "require_comparable",
+    "runs", "setups_verdict", "size_verdict", "status", "step_parts", "summary", "training_rates", "verdicts",
 ]
