@@ -232,6 +232,14 @@ def status(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
     return found.rename(columns={"core_hours": "core hours", "missing": "missing runs"}).astype(str)
 
 
+def explorer_grids() -> pd.DataFrame:
+    """Grids that report test results, and whether the explorer page shows them."""
+    found = analysis.explorer_grids()
+    return pd.DataFrame({"grid": found["grid"], "title": found["title"], "in the explorer": [
+        "no: not yet run" if not row.runs else f"no: misses {row.missing} of {row.runs + row.missing} runs"
+        if row.missing else "yes" for row in _rows(found)]})
+
+
 def environments(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
     """Versions, device and code of the runs."""
     found = analysis.environments(grid_names)
