@@ -3,7 +3,7 @@
 (() => {
   "use strict";
   const data = window.explorerData;
-  const root = document.getElementById("explorer");
+  const root = document.getElementById("explorer-tool");
   if (!root || !data || !data.grids.length) return;
   const find = name => document.getElementById(`explorer-${name}`);
   const [setups, losses, modes, slider, target] = ["setup", "losses", "modes", "k", "target"].map(find);
@@ -11,7 +11,7 @@
 
   const TABLE_KS = [1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 40, 50, 70, 100];
   const DASHES = [[1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [13, 4]];
-  const SMALLEST_ERROR = 0.2; // percent; the axis of accuracies is logarithmic in the error and ends here
+  const SMALLEST_ERROR = 0.5; // percent; the axis of accuracies is logarithmic in the error and ends here
   const SPEAK_AFTER = 250; // milliseconds: a moving slider is not read out at every step
 
   // Text
@@ -27,7 +27,7 @@
   const inTable = (loss, name, place) => {
     if (!loss[name]) return "\u2013";
     const [estimate, low, high] = numbers(loss, name, place);
-    return `${estimate} [${low}, ${high}]`;
+    return `${estimate} [${low},\u00a0${high}]`; // breaks before the interval, not in it
   };
   const inSentence = (loss, name, place, unit) => {
     const [estimate, low, high] = numbers(loss, name, place);
@@ -38,10 +38,8 @@
 
   // What is chosen
 
-  const setupOf = value => {
-    const [grid, setup] = value.split("/").map(Number);
-    return data.grids[grid].setups[setup];
-  };
+  const gridOf = value => data.grids[value.split("/")[0]];
+  const setupOf = value => gridOf(value).setups[value.split("/")[1]];
   const baselineOf = setup => setup.losses.find(loss => loss.name === data.baseline);
 
   function chosen() {
@@ -56,16 +54,11 @@
 
   // Controls
 
-  function fill(select, options) {
-    select.replaceChildren(...options.map(([value, text]) => new Option(text, value)));
-  }
-
   function fillSetups() {
     setups.replaceChildren(...data.grids.map((grid, i) => {
       const group = document.createElement("optgroup");
       group.label = grid.title;
-      group.append(...grid.setups.map((setup, j) => new Option(
-        `${setup.label} (${count(setup.seeds, "seed")})`, `${i}/${j}`)));
+      group.append(...grid.setups.map((setup, j) => new Option(setup.label, `${i}/${j}`)));
       return group;
     }));
   }
@@ -89,6 +82,8 @@
       box.checked = kept.has(loss.name);
       return label;
     }));
+    find("runs").textContent = `${gridOf(setups.value).title}; ${count(setup.seeds, "seed")}, `
+      + `${setup.images.toLocaleString("en")} test images.`;
     slider.max = setup.losses[0].accuracy[0].length;
     const baseline = baselineOf(setup);
     find("baseline").textContent = baseline ? baseline.label : "nothing: not in this grid";
@@ -166,7 +161,7 @@
     if (mode === "difference") return { scale: {}, axis: { title: "difference (points)" } };
     const top = Math.min(100, 1.1 * Math.max(...rows.map(row => row.high)));
     return { scale: { type: "log", reverse: true, domain: [SMALLEST_ERROR, top], nice: false },
-      axis: { title: "accuracy (%)", values: [100, 80, 60, 40, 20, 10, 5, 2, 1, 0.5, 0.2],
+      axis: { title: "accuracy (%)", values: [100, 80, 60, 40, 20, 10, 5, 2, 1, 0.5],
         labelExpr: "format(100 - datum.value, '.4~g')" } };
   }
 
@@ -196,8 +191,10 @@
       params: [{ name: "shown_k", value: k }],
       data: { values: rows },
       layer: [
-        { mark: { type: "area", opacity: 0.2, clip: true }, encoding: { x, y: y("low"), y2: { field: "high" }, color } },
-        line({ y: { datum: level, type: "quantitative", scale, axis }, ...(mode === "accuracy" && { strokeDash: { value: [3, 3] } }) }),
+        { mark: { type: "area", opacity: 0.2, clip: true },
+          encoding: { x, y: y("low"), y2: { field: "high" }, color } },
+        line({ y: { datum: level, type: "quantitative", scale, axis },
+          strokeDash: { value: mode === "difference" ? [1, 0] : [3, 3] } }),
         line({ x: { datum: { expr: "shown_k" }, type: "quantitative", scale: x.scale, axis: x.axis } }),
         { mark: { type: "line", strokeWidth: 2.5, clip: true }, encoding: { x, y: y("estimate"), color, strokeDash } },
         { transform: [{ filter: "datum.k == shown_k" }], mark: { type: "point", filled: true, size: 90, opacity: 1 },
@@ -219,9 +216,8 @@
     if (view) view.finalize();
     drawn = wanted;
     chart.hidden = !state.shown.length;
-    view = state.shown.length
-      ? (await window.vegaEmbed(chart, spec, { actions: false, renderer: "svg", tooltip: false, defaultStyle: false })).view
-      : null;
+    const options = { actions: false, renderer: "svg", tooltip: false, defaultStyle: false };
+    view = state.shown.length ? (await window.vegaEmbed(chart, spec, options)).view : null;
   }
 
   // All together
@@ -240,12 +236,13 @@
   }
 
   fillSetups();
-  fill(target, data.targets.map((goal, i) => [i, `${goal} %`]));
+  target.replaceChildren(...data.targets.map((goal, i) => new Option(`${goal} %`, i)));
   target.value = data.targets.indexOf(99);
   fillLosses();
   root.hidden = false;
   setups.addEventListener("change", fillLosses);
   root.addEventListener("input", update);
-  new MutationObserver(update).observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
+  const theme = { attributes: true, attributeFilter: ["data-theme"] };
+  new MutationObserver(update).observe(document.documentElement, theme);
   update();
 })();

@@ -1,6 +1,7 @@
-"""What the explorer page of the report shows: every curve, difference and number of candidates, as one small document."""
+"""What the explorer page of the report shows: curves, differences and candidates needed, as one small document."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,8 @@ def explorer_document(grid_names: Sequence[str] | None = None, targets: Sequence
     """Complete grids as plain lists and numbers, ready for JSON, rounded as they are shown.
 
     The numbers are those of :func:`~paperlib.analysis.curve_bands`, :func:`~paperlib.analysis.difference_bands`,
-    :func:`~paperlib.analysis.candidates` and :func:`~paperlib.analysis.candidate_differences` with the same level, draws
-    and seed; here one resampling of a setup serves them all.
+    :func:`~paperlib.analysis.candidates` and :func:`~paperlib.analysis.candidate_differences` with the same level,
+    draws and seed; here one resampling of a setup serves them all.
 
     Args:
         grid_names: which grids; the complete ones of :func:`explorer_grids` if not given.
@@ -44,14 +45,17 @@ def explorer_document(grid_names: Sequence[str] | None = None, targets: Sequence
     Returns:
         ``level`` and ``targets`` (percent), ``baseline``, ``draws``, and ``grids``, a list: ``name``, ``title``,
         ``setups``, a list: ``name``, ``label``, ``seeds`` and ``images`` (counts), ``losses``, a list: ``name``,
-        ``label``, and four tables of three rows, [estimate, low, high]: ``accuracy`` (percent, a column for each k = 1..C,
-        the band simultaneous over k), ``candidates`` (smallest k, a column a target), ``difference`` (percentage points)
-        and ``more_candidates`` to the baseline, which are None for the baseline itself and where a grid has none.
+        ``label``, and four tables of three rows, [estimate, low, high]: ``accuracy`` (percent, a column for each
+        k = 1..C, the band simultaneous over k), ``candidates`` (smallest k, a column a target), ``difference``
+        (percentage points) and ``more_candidates`` to the baseline, which are None for the baseline itself and where
+        a grid has none.
 
     Raises:
         records.MissingRecordsError: a named grid is not complete.
         ValueError: a target or level out of range; records that must not be compared.
     """
+    if not all(0 < target <= 100 for target in targets):
+        raise ValueError(f"targets={tuple(targets)}: expected percentages above 0 and up to 100")
     if grid_names is None:
         found = explorer_grids()
         grid_names = list(found[found["missing"] == 0]["grid"])
@@ -76,7 +80,7 @@ def _grid(name: str, targets: Sequence[float], baseline: str, level: float, draw
 def _losses(rows: dict[str, NDArray[np.int64]], num_classes: int, targets: Sequence[float], baseline: str,
             level: float, draws: int, seed: int) -> dict[str, dict[str, Any]]:
     """The four tables of each variant from its ranks (S, n)."""
-    smallest = stats.smallest_k_statistic([target / 100 for target in targets])
+    smallest = stats.smallest_k_statistic([Fraction(str(target)) / 100 for target in targets])  # 99.9 exactly
 
     def curve_and_candidates(*ranks: NDArray[np.int64]) -> NDArray[np.float64]:
         """A row a variant: accuracy at every k, then the smallest k of every target."""
