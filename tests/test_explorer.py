@@ -84,16 +84,18 @@ def test_a_grid_without_the_baseline_has_no_differences(study):
 def test_only_complete_grids_are_shown_and_the_others_are_named(study):
     assert list(analysis.explorer_grids()["grid"]) == [GRID, "later"]
     shown = tables.explorer_grids().set_index("grid")["in the explorer"]
-    assert shown.to_dict() == {GRID: "yes", "later": "no: not yet run"}
+    assert shown.to_dict() == {GRID: "yes", "later": "not yet complete"}
     cell = study.cell(GRID, "fifth", "ramp", 2)
     (study.records / GRID / f"{cell.config.run_id}.json").unlink()
-    assert tables.explorer_grids()["in the explorer"][0] == "no: misses 1 of 18 runs"
+    assert analysis.explorer_grids()["missing"].tolist() == [1, 18]
+    assert set(tables.explorer_grids()["in the explorer"]) == {"not yet complete"}
     assert analysis.explorer_document(**DRAWS)["grids"] == []
     with pytest.raises(records.MissingRecordsError, match=cell.config.run_id):
         analysis.explorer_document([GRID], **DRAWS)
 
 
-@pytest.mark.parametrize(("options", "message"), [({"targets": (90, 120)}, "targets=.*percent"), ({"level": 1.5}, "level=1.5")])
+@pytest.mark.parametrize(("options", "message"), [({"targets": (90, 120)}, "targets=.*percent"),
+                                                  ({"level": 1.5}, "level=1.5")])
 def test_what_makes_no_sense_is_refused(study, options, message):
     with pytest.raises(ValueError, match=message):
         analysis.explorer_document(**{**DRAWS, **options})

@@ -17,8 +17,8 @@ from paperlib import analysis, figures, records
 
 PAGE = "book/04-explorer"
 COLOURS = 10  # as many as figures.looks tells apart; losses beyond them take the colours again, with other dashes
-NOTICE = """/* Vega {vega}, Vega-Lite {lite}, Vega-Embed {embed}: copyright (c) University of Washington Interactive Data Lab
-   and contributors, BSD-3-Clause licence. With D3, copyright (c) Mike Bostock, ISC licence.
+NOTICE = """/* Vega {vega}, Vega-Lite {lite}, Vega-Embed {embed}: copyright (c) University of Washington Interactive
+   Data Lab and contributors, BSD-3-Clause licence. With D3, copyright (c) Mike Bostock, ISC licence.
    Bundled by vl-convert {version}. */
 """
 

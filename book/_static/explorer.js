@@ -227,7 +227,7 @@
     find("k-value").textContent = state.k;
     slider.setAttribute("aria-valuetext", count(state.k, "candidate"));
     const what = state.mode === "difference" ? `difference to ${state.baseline.label}` : "accuracy";
-    chart.setAttribute("aria-label", `Line chart with bands: ${what} over the number of candidates for `
+    find("figure").setAttribute("aria-label", `Line chart with bands: ${what} over the number of candidates for `
       + `${state.shown.map(loss => loss.label).join("; ")}. The tables below hold its numbers.`);
     speak(sentences(state));
     tabulateNow(state);

@@ -19,11 +19,11 @@ def explorer_grids() -> pd.DataFrame:
     """The grids whose results the explorer shows, or would show if they were complete.
 
     These are the grids on CIFAR-100 that evaluate the test images; with few classes nobody asks for candidates.
-    Columns: grid, title, runs (that have a record), missing (count).
+    Columns: grid, title, missing (count of runs without a record).
     """
     names = [name for name in grids.names() if all(cell.config.dataset == "cifar100" and cell.config.evaluate_test
                                                    for cell in grids.load(name).cells)]
-    return status(names)[["grid", "title", "runs", "missing"]]
+    return status(names)[["grid", "title", "missing"]]
 
 
 def explorer_document(grid_names: Sequence[str] | None = None, targets: Sequence[float] = EXPLORER_TARGETS,
