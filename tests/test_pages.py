@@ -274,7 +274,7 @@ def test_the_slider_moves_by_keyboard_and_the_text_follows(explorer, numbers):
                       f"Transition, late ramp: {ramp}, needs {needed[1]}.")
         assert page.inner_text("#explorer-k-value") == str(k)
         assert page.get_attribute("#explorer-k", "aria-valuetext") == candidates
-        assert page.inner_text("#explorer-now thead th >> nth=1") == f"top-{k}"
+        assert page.inner_text("#explorer-now thead th >> nth=1") == f"top-{k} (%)"
         assert page.inner_text("#explorer-now tbody td >> nth=0").split()[0] == ce.split()[0]
         page.wait_for_timeout(200)  # the line is drawn in the next frame
         at, left, right = page.evaluate(LINE_AT_K)

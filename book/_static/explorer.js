@@ -63,8 +63,15 @@
     }));
   }
 
-  function swatch(loss, place) {
-    const line = `stroke="${loss.colour}" stroke-width="3" stroke-dasharray="${DASHES[place % DASHES.length]}"`;
+  // Losses that share a colour, where there are more than colours, differ in their dashes.
+  function dashOf(setup, loss) {
+    const colours = setup.losses.map(other => other.colour);
+    const before = colours.slice(0, setup.losses.indexOf(loss)).filter(colour => colour === loss.colour);
+    return DASHES[([...new Set(colours)].indexOf(loss.colour) + before.length) % DASHES.length];
+  }
+
+  function swatch(setup, loss) {
+    const line = `stroke="${loss.colour}" stroke-width="3" stroke-dasharray="${dashOf(setup, loss)}"`;
     return `<svg width="28" height="10" aria-hidden="true"><line x2="28" y1="5" y2="5" ${line}/></svg>`;
   }
 
@@ -73,9 +80,9 @@
     const before = new Set([...losses.querySelectorAll("input:checked")].map(box => box.value));
     const kept = setup.losses.some(loss => before.has(loss.name)) ? before
       : new Set(setup.losses.slice(0, 2).map(loss => loss.name));
-    losses.replaceChildren(...setup.losses.map((loss, place) => {
+    losses.replaceChildren(...setup.losses.map(loss => {
       const label = document.createElement("label");
-      label.innerHTML = `<input type="checkbox" autocomplete="off"> ${swatch(loss, place)} `;
+      label.innerHTML = `<input type="checkbox" autocomplete="off"> ${swatch(setup, loss)} `;
       label.append(loss.label);
       const box = label.firstChild;
       box.value = loss.name;
@@ -140,9 +147,9 @@
     const goal = `${data.targets[target]} %`;
     const against = baseline ? baseline.label : "the baseline";
     tabulate(find("now"),
-      `At k = ${k}: accuracy in percent, its difference to ${against} in points; candidates needed for ${goal}, and `
-        + `how many more (+) or fewer (\u2212) than with ${against}. Brackets: ${data.level} % intervals.`,
-      ["loss", `top-${k}`, "difference", `k for ${goal}`, "difference"],
+      `At k = ${k}: accuracy, candidates needed for ${goal}, and the difference of both to ${against}. `
+        + `Brackets: ${data.level} % intervals.`,
+      ["loss", `top-${k} (%)`, "difference (points)", `k for ${goal}`, "difference (candidates)"],
       own.map(loss => [loss.label, inTable(loss, "accuracy", k - 1), inTable(loss, "difference", k - 1),
         inTable(loss, "candidates", target), inTable(loss, "more_candidates", target)]));
   }
@@ -173,7 +180,6 @@
       const [estimate, low, high] = loss[mode].map(row => asDrawn(row[i]));
       return { k: i + 1, loss: loss.label, estimate, low: Math.min(low, high), high: Math.max(low, high) };
     }));
-    const places = shown.map(loss => setup.losses.indexOf(loss));
     const domain = shown.map(loss => loss.label);
     const { scale, axis } = axisOf(rows, mode);
     const y = field => ({ field, type: "quantitative", scale, axis });
@@ -183,7 +189,7 @@
     const color = { field: "loss", type: "nominal", legend: null,
       scale: { domain, range: shown.map(loss => loss.colour) } };
     const strokeDash = { field: "loss", type: "nominal", legend: null,
-      scale: { domain, range: places.map(place => DASHES[place % DASHES.length]) } };
+      scale: { domain, range: shown.map(loss => dashOf(setup, loss)) } };
     const line = encoding => ({ data: { values: [{}] }, mark: { type: "rule", color: ink, opacity: 0.7 }, encoding });
     const level = mode === "difference" ? 0 : 100 - data.targets[target];
     return {
