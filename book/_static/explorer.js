@@ -19,9 +19,8 @@
   const digits = { accuracy: 1, candidates: 1, difference: 2, more_candidates: 1 };
   const isDifference = name => name === "difference" || name === "more_candidates";
   const number = (name, value) => {
-    const text = Math.abs(value).toFixed(digits[name]);
-    if (!isDifference(name) || value === 0) return text;
-    return (value > 0 ? "+" : "\u2212") + text;
+    const sign = !isDifference(name) || value === 0 ? "" : value > 0 ? "+" : "\u2212";
+    return sign + Math.abs(value).toFixed(digits[name]);
   };
   const numbers = (loss, name, place) => loss[name].map(row => number(name, row[place]));
   const inTable = (loss, name, place) => {
@@ -40,11 +39,12 @@
 
   const gridOf = value => data.grids[value.split("/")[0]];
   const setupOf = value => gridOf(value).setups[value.split("/")[1]];
+  const checkedLosses = () => new Set([...losses.querySelectorAll("input:checked")].map(box => box.value));
   const baselineOf = setup => setup.losses.find(loss => loss.name === data.baseline);
 
   function chosen() {
     const setup = setupOf(setups.value);
-    const names = new Set([...losses.querySelectorAll("input:checked")].map(box => box.value));
+    const names = checkedLosses();
     const k = Number(slider.value);
     const mode = modes.querySelector("input:checked").value;
     const own = setup.losses.filter(loss => names.has(loss.name));
@@ -56,8 +56,7 @@
 
   function fillSetups() {
     setups.replaceChildren(...data.grids.map((grid, i) => {
-      const group = document.createElement("optgroup");
-      group.label = grid.title;
+      const group = Object.assign(document.createElement("optgroup"), { label: grid.title });
       group.append(...grid.setups.map((setup, j) => new Option(setup.label, `${i}/${j}`)));
       return group;
     }));
@@ -77,7 +76,7 @@
 
   function fillLosses() {
     const setup = setupOf(setups.value);
-    const before = new Set([...losses.querySelectorAll("input:checked")].map(box => box.value));
+    const before = checkedLosses();
     const kept = setup.losses.some(loss => before.has(loss.name)) ? before
       : new Set(setup.losses.slice(0, 2).map(loss => loss.name));
     losses.replaceChildren(...setup.losses.map(loss => {
@@ -89,8 +88,8 @@
       box.checked = kept.has(loss.name);
       return label;
     }));
-    find("runs").textContent = `${gridOf(setups.value).title}; ${count(setup.seeds, "seed")}, `
-      + `${setup.images.toLocaleString("en")} test images.`;
+    const [seeds, images] = [count(setup.seeds, "seed"), `${setup.images.toLocaleString("en")} test images`];
+    find("runs").textContent = `${gridOf(setups.value).title}; ${seeds}, ${images}.`;
     slider.max = setup.losses[0].accuracy[0].length;
     const baseline = baselineOf(setup);
     find("baseline").textContent = baseline ? baseline.label : "nothing: not in this grid";
@@ -123,11 +122,8 @@
   let speaking;
   function speak(lines) {
     clearTimeout(speaking);
-    speaking = setTimeout(() => find("summary").replaceChildren(...lines.map(line => {
-      const paragraph = document.createElement("p");
-      paragraph.textContent = line;
-      return paragraph;
-    })), SPEAK_AFTER);
+    speaking = setTimeout(() => find("summary").replaceChildren(...lines.map(
+      line => Object.assign(document.createElement("p"), { textContent: line }))), SPEAK_AFTER);
   }
 
   // Tables
@@ -175,7 +171,7 @@
   function specOf({ setup, shown, k, mode, target }) {
     const style = getComputedStyle(root);
     const [ink, grid] = [style.color, style.getPropertyValue("--pst-color-border").trim() || "#ccc"];
-    const asDrawn = value => mode === "difference" ? value : Math.max(100 - value, SMALLEST_ERROR);
+    const asDrawn = value => mode === "difference" ? value : Math.max(100 - value, SMALLEST_ERROR / 10);
     const rows = shown.flatMap(loss => loss[mode][0].map((_, i) => {
       const [estimate, low, high] = loss[mode].map(row => asDrawn(row[i]));
       return { k: i + 1, loss: loss.label, estimate, low: Math.min(low, high), high: Math.max(low, high) };
@@ -203,8 +199,8 @@
           strokeDash: { value: mode === "difference" ? [1, 0] : [3, 3] } }),
         line({ x: { datum: { expr: "shown_k" }, type: "quantitative", scale: x.scale, axis: x.axis } }),
         { mark: { type: "line", strokeWidth: 2.5, clip: true }, encoding: { x, y: y("estimate"), color, strokeDash } },
-        { transform: [{ filter: "datum.k == shown_k" }], mark: { type: "point", filled: true, size: 90, opacity: 1 },
-          encoding: { x, y: y("estimate"), color } },
+        { transform: [{ filter: "datum.k == shown_k" }], encoding: { x, y: y("estimate"), color },
+          mark: { type: "point", filled: true, size: 90, opacity: 1, clip: true } },
       ],
       config: { aria: false, font: style.fontFamily, view: { stroke: null },
         axis: { labelColor: ink, titleColor: ink, domainColor: ink, tickColor: ink, gridColor: grid,
@@ -216,8 +212,7 @@
   async function draw() {
     const state = chosen();
     const spec = specOf(state);
-    const { params, ...fixed } = spec;
-    const wanted = JSON.stringify(fixed);
+    const wanted = JSON.stringify({ ...spec, params: null });
     if (view && wanted === drawn) return view.signal("shown_k", state.k).runAsync(); // only the slider moved
     if (view) view.finalize();
     drawn = wanted;
