@@ -107,8 +107,9 @@ def phases(grid_names: Sequence[str] = analysis.PHASES, ours: str = "transition"
     found = found or {name: analysis.overview(name, ours) for name in grid_names}
     return pd.DataFrame([{
         "data": _title(name), "unsolved": row["poor"], "gain there": row["gained"], "largest region": row["region"],
-        "worse there": row["lost"], "largest gain": "–" if math.isnan(row["largest"]) else _sign(100 * row["largest"], 2),
-        "out of training's reach": row["reachable"], "solved": row["rich"], "gain in solved": row["exceptions"],
+        "worse there": row["lost"],
+        "largest gain": "–" if math.isnan(row["largest"]) else _sign(100 * row["largest"], 2),
+        "reachable": row["reachable"], "solved": row["rich"], "gain in solved": row["exceptions"],
         "part of C1": row["status"] or "not tested"} for name, row in found.items()])
 
 
@@ -262,6 +263,13 @@ def status(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
     found["missing"] = [(row.missing_runs if row.runs else "all: not yet run") or "none" for row in _rows(found)]
     found = found.drop(columns="missing_runs").replace({"protocol": {"": "–"}})
     return found.rename(columns={"core_hours": "core hours", "missing": "missing runs"}).astype(str)
+
+
+def explorer_grids() -> pd.DataFrame:
+    """Grids that report test results, and whether the explorer page shows them."""
+    found = analysis.explorer_grids()
+    found["in the explorer"] = found.pop("missing").map(lambda missing: "not yet complete" if missing else "yes")
+    return found
 
 
 def environments(grid_names: Sequence[str] | None = None) -> pd.DataFrame:

@@ -9,8 +9,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
+import pandas as pd
 import pytest
 from pages import pages
+
+from paperlib import analysis
 
 WIDE = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
@@ -182,6 +186,170 @@ def test_the_page_fits_a_phone(visit):
 
 def test_tables_fit_a_phone(visit):
     assert visit.wide_tables == []
+
+
+# The explorer: its controls by keyboard, its numbers against those that the analysis computes.
+
+EXPLORER, GRID = "book/04-explorer", "first-study"
+PRESSES = [  # keys on the slider and the k that they lead to
+    ([], 5), (["ArrowRight"] * 3, 8), (["ArrowLeft"], 7), (["End"], 100), (["Home"], 1), (["PageUp"], 11),
+]
+# Where the line at k and the two ends of the horizontal axis are, in pixels.
+LINE_AT_K = """() => {
+  const lines = [...document.querySelectorAll("#explorer-chart .mark-rule.role-mark line")]
+    .map(line => line.getBoundingClientRect());
+  const frame = document.querySelector("#explorer-chart .root > g > path.background").getBoundingClientRect();
+  return [lines.find(line => line.height > line.width).left, frame.left, frame.right];
+}"""
+CONTROLS = """() => [...document.querySelectorAll("#explorer-tool :is(select, input)")].map(
+  control => control.id || `${control.type} ${control.labels[0].textContent.trim()}`)"""
+FOCUSED = """() => {
+  const [control, style] = [document.activeElement, getComputedStyle(document.activeElement)];
+  return {name: control.id || `${control.type} ${control.labels[0].textContent.trim()}`,
+          labels: control.labels ? [...control.labels].filter(label => label.textContent.trim()).length : 0,
+          outline: style.outlineStyle === "none" ? 0 : parseFloat(style.outlineWidth)};
+}"""
+CHART_COLOUR = "() => getComputedStyle(document.querySelector('#explorer-chart .role-axis-title text')).fill"
+TEXT_COLOUR = "() => getComputedStyle(document.getElementById('explorer-tool')).color"
+
+
+@pytest.fixture(scope="module")
+def numbers() -> dict[str, pd.DataFrame]:
+    """What the explorer must show, computed as the chapters do."""
+    goals = (0.95, 0.99)
+    return {"accuracy": analysis.curve_bands(GRID), "difference": analysis.difference_bands(GRID),
+            "candidates": analysis.candidates(GRID, goals),
+            "more": analysis.candidate_differences(GRID, targets=goals)}
+
+
+@pytest.fixture
+def explorer(browser, site, book):
+    """The explorer as it is opened, and the errors of its console."""
+    assert (book.html / f"{EXPLORER}.html").exists(), "the explorer was not built; test_book.py says why"
+    context = browser.new_context(viewport=WIDE)
+    context.set_default_timeout(120_000)
+    context.route("**/*", lambda route: route.continue_())  # with a route Chromium asks for no icon
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("console", lambda m: errors.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(f"{site}/{EXPLORER}.html")
+    page.wait_for_selector("#explorer-chart svg")
+    yield page
+    assert errors == []
+    context.close()
+
+
+def told(frame: pd.DataFrame, setup: str, variant: str, digits: int, unit: str = "", **where: float) -> str:
+    """An estimate with its interval, as the explorer's sentences have it."""
+    wanted = {"setup": setup, "variant": variant, **where}
+    (row,) = frame[(frame[list(wanted)] == list(wanted.values())).all(axis=1)].to_dict("records")
+    estimate = next(row[name] for name in ("accuracy", "difference", "k") if name in row and name not in where)
+    signs, factor = "difference" in row, 1 if "target" in where else 100
+    values = [factor * value for value in (estimate, row["low"], row["high"])]
+    if not signs:
+        values = [min(value, 100) for value in values]
+    texts = [f"{value:{'+' if signs else ''}.{digits}f}".replace("-", "\N{MINUS SIGN}") for value in values]
+    return "{}{} ({} to {})".format(texts[0], unit, *texts[1:])
+
+
+def wait_for_text(page, *paragraphs: str) -> None:
+    """Waits until the live text is this, and fails with what it is instead."""
+    from playwright.sync_api import expect
+
+    expect(page.locator("#explorer-summary p")).to_have_text(list(paragraphs), timeout=60_000)
+
+
+def test_the_slider_moves_by_keyboard_and_the_text_follows(explorer, numbers):
+    page = explorer
+    needed = [told(numbers["candidates"], "all", variant, 1, target=0.99) for variant in ("ce", "ramp")]
+    page.focus("#explorer-k")
+    for keys, k in PRESSES:
+        for key in keys:
+            page.keyboard.press(key)
+        ce, ramp = (told(numbers["accuracy"], "all", variant, 1, " %", k=k) for variant in ("ce", "ramp"))
+        candidates = "1 candidate" if k == 1 else f"{k} candidates"
+        wait_for_text(page, f"With {candidates}, cross entropy finds the right class for {ce} of the test images. "
+                            f"It needs {needed[0]} candidates for 99 %.",
+                      f"Transition, late ramp: {ramp}, needs {needed[1]}.")
+        assert page.inner_text("#explorer-k-value") == str(k)
+        assert page.get_attribute("#explorer-k", "aria-valuetext") == candidates
+        assert page.inner_text("#explorer-now thead th >> nth=1") == f"top-{k} (%)"
+        assert page.inner_text("#explorer-now tbody td >> nth=0").split()[0] == ce.split()[0]
+        page.wait_for_timeout(200)  # the line is drawn in the next frame
+        at, left, right = page.evaluate(LINE_AT_K)
+        assert at == pytest.approx(left + (right - left) * np.log(k) / np.log(100), abs=2)
+
+
+def test_setup_losses_mode_and_target_are_chosen(explorer, numbers):
+    page = explorer
+    page.select_option("#explorer-setup", label="a fifth of the images, 40 epochs")
+    page.select_option("#explorer-target", label="95 %")
+    page.get_by_role("checkbox", name="transition, late ramp").uncheck()
+    accuracy = told(numbers["accuracy"], "fifth", "ce", 1, " %", k=5)
+    needed = told(numbers["candidates"], "fifth", "ce", 1, target=0.95)
+    wait_for_text(page, f"With 5 candidates, cross entropy finds the right class for {accuracy} of the test images. "
+                        f"It needs {needed} candidates for 95 %.")
+    page.get_by_role("radio", name="difference to cross entropy").check()
+    wait_for_text(page, "Choose a loss other than cross entropy to see differences to it.")
+    assert page.locator("#explorer-chart").is_hidden()
+    page.get_by_role("checkbox", name="grouped from the start").check()
+    points = told(numbers["difference"], "fifth", "grouped", 2, " points", k=5)
+    more = told(numbers["more"], "fifth", "grouped", 1, target=0.95)
+    wait_for_text(page, f"With 5 candidates, grouped from the start differs from cross entropy by {points} in "
+                        f"accuracy, and by {more} in the candidates needed for 95 %.")
+    page.wait_for_selector("#explorer-chart svg")
+    rows = [row.split("\t") for row in page.inner_text("#explorer-now tbody").splitlines()]
+    assert [row[0] for row in rows] == ["cross entropy", "grouped from the start"] and rows[0][2] == "\N{EN DASH}"
+    page.get_by_role("checkbox", name="cross entropy").uncheck()
+    page.get_by_role("checkbox", name="grouped from the start").uncheck()
+    wait_for_text(page, "Choose at least one loss.")
+
+
+def test_every_control_is_reached_by_keyboard_named_and_marked(explorer):
+    page = explorer
+    radios = page.evaluate(CONTROLS)
+    expected = [name for name in radios if name != "radio difference to cross entropy"]  # one stop for both
+    page.focus("#explorer-setup")
+    seen = []
+    for _ in expected:
+        seen.append(page.evaluate(FOCUSED))
+        page.keyboard.press("Tab")
+    assert [stop["name"] for stop in seen] == expected and len(expected) == 8
+    assert [stop for stop in seen if stop["labels"] != 1 or stop["outline"] < 2] == []
+    live = page.locator("#explorer-summary")
+    assert live.get_attribute("role") == "status"
+    assert "accuracy" in page.get_attribute("#explorer-figure[role=img]", "aria-label")
+
+
+def test_the_chart_follows_the_theme(explorer):
+    page = explorer
+    before = page.evaluate(CHART_COLOUR)
+    page.evaluate("() => document.documentElement.dataset.theme = 'dark'")
+    page.wait_for_function(f"before => ({CHART_COLOUR})() !== before", arg=before)
+    assert page.evaluate(CHART_COLOUR) == page.evaluate(TEXT_COLOUR)
+
+
+def test_the_explorer_works_from_a_disk_and_without_javascript_says_where_to_look(browser, book):
+    address = (book.html / f"{EXPLORER}.html").as_uri()
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    page.goto(address)
+    page.wait_for_selector("#explorer-chart svg")
+    assert page.inner_text("#explorer-k-value") == "5"
+    context.close()
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(address)
+    assert page.locator("#explorer-tool").is_hidden()
+    assert "need JavaScript" in page.inner_text("article noscript")
+    context.close()
+
+
+def test_the_plotting_library_is_loaded_where_it_is_used(book):
+    loading = [page for page in pages() if "vega-embed.js" in (book.html / f"{page}.html").read_text()]
+    assert loading == [EXPLORER]
+    assert (book.html / "_static/explorer-data.js").stat().st_size < 300_000
 
 
 # The checks themselves can fail: a page with each of the faults.

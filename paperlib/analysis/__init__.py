@@ -7,6 +7,7 @@ themselves are found to do (``calibration``), what they cost and how fast traini
 from paperlib.analysis.calibrated import calibration, calibration_document
 from paperlib.analysis.claims import part_status, setups_verdict, size_verdict, verdicts
 from paperlib.analysis.costs import cost_document, loss_costs, loss_memory
+from paperlib.analysis.explorer import EXPLORER_TARGETS, explorer_document, explorer_grids
 from paperlib.analysis.frames import (
     candidate_differences,
     candidates,
@@ -38,11 +39,11 @@ from paperlib.analysis.performance import (
 from paperlib.analysis.phase import PHASES, gains, joint_regions, overview, richness, search, trade
 
 __all__ = [
-    "Network", "PHASES", "augmentation_rates", "calibration", "calibration_document", "candidate_differences",
-    "candidates", "certificates", "choice_costs", "cost_document", "curve_bands", "curves", "determinism_costs",
-    "difference_bands", "differences", "diverged", "ensemble_speedups", "environments", "gains", "history",
-    "joint_regions", "labels", "loss_costs", "loss_memory", "loss_shares", "network_document", "networks",
-    "overview", "part_status", "performance_documents", "regrets", "require_comparable", "richness", "runs",
-    "search", "setups_verdict", "size_verdict", "status", "step_parts", "summary", "trade", "training_rates",
-    "verdicts",
+    "EXPLORER_TARGETS", "Network", "PHASES", "augmentation_rates", "calibration", "calibration_document",
+    "candidate_differences", "candidates", "certificates", "choice_costs", "cost_document", "curve_bands",
+    "curves", "determinism_costs", "difference_bands", "differences", "diverged", "ensemble_speedups",
+    "environments", "explorer_document", "explorer_grids", "gains", "history", "joint_regions", "labels",
+    "loss_costs", "loss_memory", "loss_shares", "network_document", "networks", "overview", "part_status",
+    "performance_documents", "regrets", "require_comparable", "richness", "runs", "search", "setups_verdict",
+    "size_verdict", "status", "step_parts", "summary", "trade", "training_rates", "verdicts",
 ]
