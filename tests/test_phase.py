@@ -164,7 +164,7 @@ def test_without_rich_cells_nothing_is_tested(study):
 def test_a_grid_on_no_plane_is_refused(study):
     study.grid("line", GRID.replace('[[axis]]\nname = "width"\nkey = "width"\nunit = "units"\nvalues = [3, 8]\n', ""))
     with pytest.raises(ValueError, match="'line' has 1 axes: expected two"):
-        analysis.gains("line")
+        analysis.richness("line")
     write(study, made({}))
     with pytest.raises(ValueError, match="'phase-rings' has 2 axes: expected one"):
         analysis.search("phase-rings")
@@ -267,10 +267,13 @@ def test_the_trade_off_shows_each_network_and_the_front(study):
 
 def test_the_forest_has_a_row_a_variant(study):
     write(study, made({(4, 3): 0.02}))
-    frame = analysis.differences("phase-rings", ks=(1, 2))
-    figure, shown = figures.gains_forest(frame, analysis.labels("phase-rings"), {1: "top-1", 2: "top-2"})
+    frame, labels = analysis.gains("phase-rings"), analysis.labels("phase-rings")
+    figure, shown = figures.gains_forest(frame, labels)
     assert len(figure.axes) == 2 and len(shown) == 12
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["transition"]
+    figure, _ = figures.gains_forest(frame, labels, ks=(2,), rows="setup")
+    assert len(figure.axes) == 1 and figure.axes[0].get_title(loc="left") == "top-2"
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()][0] == "2 sectors, 3 units"
 
 
 # Networks that are drawn.

@@ -28,29 +28,31 @@ Kind = Literal["rich", "reachable", "poor"]
 
 def gains(grid_name: str, baseline: str = "ce", draws: int = 100_000, level: Any = 0.95,
           split: str = "test") -> pd.DataFrame:
-    """What each loss gains over the baseline in each cell of a map, at k = 1 and at the k of the losses.
+    """What each loss gains over the baseline in each setup, at k = 1 and at the k of the losses.
 
     Args:
-        grid_name: a grid with two axes, the first one complexity.
+        grid_name: a grid of synthetic data whose cells hold many models. One with two axes, the first of them
+            complexity, is a map.
         baseline: variant to subtract.
         draws: random sign flips.
         level: joint confidence, over all rows (Holm).
         split: "test" or "validation".
 
     Returns:
-        Columns: setup, complexity, capacity, variant, k, gain (mean over seeds, paired), sd, n, p (sign flips), holm
-        (p adjusted for all rows), significant, regret (of the loss, mean), baseline (the baseline's regret).
+        Columns: setup, complexity and capacity (of a map), variant, k, gain (mean over seeds, paired), sd, n, low and
+        high (t interval, for this row alone), p (sign flips), holm (p adjusted for all rows), significant, regret (of
+        the loss, mean), baseline (the baseline's regret).
 
     Raises:
-        ValueError: a grid without two axes, or without the baseline.
+        ValueError: a grid without the baseline.
         records.RecordError, records.MissingRecordsError: see :func:`paperlib.analysis.regrets`.
     """
-    grid, ks = _map(grid_name), _ks(grid_name)
+    grid, ks = grids.load(grid_name), _ks(grid_name)
     frame = regrets(grid_name, split)
     if baseline not in grid.variants:
         raise ValueError(f"baseline={baseline!r}: expected one of {', '.join(grid.variants)}")
     table = frame[frame["k"].isin(ks)].pivot(index="seed", columns=["setup", "variant", "k"], values="regret")
-    places = _places(grid)
+    places = _places(grid) if len(grid.axes) == 2 else {}
     rows, columns = [], []
     for setup in grid.setups:
         for variant in grid.variants:
@@ -58,15 +60,15 @@ def gains(grid_name: str, baseline: str = "ce", draws: int = 100_000, level: Any
                 own, other = table[setup, variant, k].to_numpy(), table[setup, baseline, k].to_numpy()
                 difference = other - own
                 columns.append(difference)
-                rows.append({"setup": setup, **places[setup], "variant": variant, "k": k, "gain": difference.mean(),
-                             "sd": difference.std(ddof=1) if len(difference) > 1 else np.nan, "n": len(difference),
-                             "regret": own.mean(), "baseline": other.mean()})
+                mean, sd, n, low, high = stats.paired_t_interval(difference, level)
+                rows.append({"setup": setup, **places.get(setup, {}), "variant": variant, "k": k, "gain": mean,
+                             "sd": sd, "n": n, "low": low, "high": high, "regret": own.mean(),
+                             "baseline": other.mean()})
     found = pd.DataFrame(rows)
     found["p"] = stats.sign_flips(np.column_stack(columns), draws)
     found["holm"] = stats.holm(found["p"])
     found["significant"] = found["holm"] <= 1 - float(level)
-    return found[["setup", "complexity", "capacity", "variant", "k", "gain", "sd", "n", "p", "holm", "significant",
-                  "regret", "baseline"]]
+    return found[[*(name for name in found if name not in ("regret", "baseline")), "regret", "baseline"]]
 
 
 def richness(grid_name: str, baseline: str = "ce", split: str = "test") -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Maps over complexity and capacity, and what losses trade: figures of the synthetic study."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -91,34 +91,36 @@ def tradeoff_regions(regions: pd.DataFrame, trades: pd.DataFrame, labels: Labels
     return figure, found.assign(top1=100 * found["top1"], topk=100 * found["topk"])
 
 
-def gains_forest(gains: pd.DataFrame, labels: Mapping[str, str], titles: Mapping[int, str]) -> Plotted:
-    """Gains over cross entropy with intervals: a row a variant, a column a k, a colour a setup.
+def gains_forest(gains: pd.DataFrame, labels: Labels = None, ks: Sequence[int] = (1, 2),
+                 rows: str = "variant") -> Plotted:
+    """Gains over cross entropy with intervals: a column a k; a row a loss and a colour a setup, or vice versa.
 
     Args:
-        gains: columns setup, variant, k, mean, low, high, fractions, as :func:`paperlib.analysis.differences`.
+        gains: columns setup, variant, k, gain, low, high, fractions, as :func:`paperlib.analysis.gains` gives them.
         labels: names of setups and variants.
-        titles: of the columns, by k.
+        ks: of the columns.
+        rows: "variant" or "setup".
     """
-    setups, variants = list(gains["setup"].unique()), list(gains["variant"].unique())
-    look = looks(setups)
-    frame = gains.assign(**{name: 100 * gains[name] for name in ("mean", "low", "high")})
+    colours = "setup" if rows == "variant" else "variant"
+    names, groups = list(gains[rows].unique()), list(gains[colours].unique())
+    look = looks(groups)
+    frame = gains.assign(**{name: 100 * gains[name] for name in ("gain", "low", "high")})
     with style():
-        figure, grid = plt.subplots(1, len(titles), figsize=(WIDTH, 1.3 + 0.42 * len(variants)), sharey=True,
-                                    squeeze=False)
-        for axes, (k, title) in zip(grid[0], titles.items(), strict=True):
-            for shift, setup in zip(np.linspace(-0.22, 0.22, len(setups)), setups, strict=True):
-                part = frame[(frame["setup"] == setup) & (frame["k"] == k)].set_index("variant").loc[variants]
-                at = np.arange(len(variants)) + shift
-                axes.errorbar(part["mean"], at, xerr=[part["mean"] - part["low"], part["high"] - part["mean"]],
-                              color=look[setup][0], marker=look[setup][1], markersize=5, linestyle="", elinewidth=1.5)
+        figure, grid = plt.subplots(1, len(ks), figsize=(WIDTH, 1.5 + 0.36 * len(names)), sharey=True, squeeze=False)
+        for axes, k in zip(grid[0], ks, strict=True):
+            for shift, group in zip(np.linspace(-0.25, 0.25, len(groups)) * (len(groups) > 1), groups, strict=True):
+                part = frame[(frame[colours] == group) & (frame["k"] == k)].set_index(rows).loc[names]
+                axes.errorbar(part["gain"], np.arange(len(names)) + shift,
+                              xerr=[part["gain"] - part["low"], part["high"] - part["gain"]], color=look[group][0],
+                              marker=look[group][1], markersize=5, linestyle="", elinewidth=1.5)
             axes.axvline(0, color=".4", linewidth=1)
-            axes.set_title(title, loc="left")
+            axes.set_title(f"top-{k}", loc="left")
             axes.set_xlabel("gain (points)")
-        grid[0, 0].set_yticks(range(len(variants)), [labels.get(name, name) for name in variants])
+        grid[0, 0].set_yticks(range(len(names)), [(labels or {}).get(name, name) for name in names], fontsize=10)
         grid[0, 0].invert_yaxis()
-        figure.legend(handles=[Line2D([], [], color=look[name][0], marker=look[name][1], linestyle="",
-                                      label=labels.get(name, name)) for name in setups],
-                      loc="outside upper center", ncols=min(2, len(setups)), handletextpad=0.4)
+        figure.legend(handles=[Line2D([], [], color=look[group][0], marker=look[group][1], linestyle="",
+                                      label=(labels or {}).get(group, group)) for group in groups],
+                      loc="outside upper center", ncols=2, handletextpad=0.4)
         plt.close(figure)
     return figure, frame
 
