@@ -32,7 +32,8 @@ def phase_diagram(gains: pd.DataFrame, richness: pd.DataFrame, labels: Labels = 
     """
     ks, variants = sorted(gains["k"].unique()), list(gains["variant"].unique())
     frame = gains.assign(gain=100 * gains["gain"], regret=100 * gains["regret"], baseline=100 * gains["baseline"])
-    limits = {k: max(0.1, frame.loc[frame["k"] == k, "gain"].abs().max()) for k in ks}
+    # A few extreme cells must not make all others pale: colours end at the 95th percentile.
+    limits = {k: max(0.1, frame.loc[frame["k"] == k, "gain"].abs().quantile(0.95)) for k in ks}
     poor = richness.assign(poor=richness["kind"] == "poor").pivot(index="capacity", columns="complexity",
                                                                  values="poor").to_numpy()
     with style():
@@ -44,7 +45,7 @@ def phase_diagram(gains: pd.DataFrame, richness: pd.DataFrame, labels: Labels = 
                 part = frame[(frame["variant"] == variant) & (frame["k"] == k)]
                 image = _map(grid[row, column], part, "gain", "RdBu", (-limits[k], limits[k]), poor,
                              part[part["significant"]])
-                figure.colorbar(image, ax=grid[row, column], shrink=0.9)
+                figure.colorbar(image, ax=grid[row, column], shrink=0.9, extend="both")
                 grid[row, column].set_title(f"{(labels or {}).get(variant, variant)}:\ntop-{k} gain (points)",
                                             loc="left", fontsize=11)
         for column, k in enumerate(ks):
