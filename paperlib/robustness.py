@@ -24,13 +24,13 @@ class Plane:
     """A population with equal density on the square or the disc, on a lattice of the window [-reach, reach]^2.
 
     Attributes:
-        points: midpoints of the lattice's cells, float32 (n * n, 2), the second coordinate the slow one.
+        points: midpoints of the lattice's cells, float64 (n * n, 2), the second coordinate the slow one.
         joint: probability of each point and class together, float64 (n, n, C), 0 beyond the population; sum 1.
         step: of the lattice, in the units of the points.
         margin: how far the window reaches beyond the population.
     """
 
-    points: NDArray[np.float32]
+    points: Array
     joint: Array
     step: float
     margin: float
@@ -41,7 +41,7 @@ class Plane:
         return len(self.joint)
 
 
-def plane(probabilities: Callable[[NDArray[np.float32]], Any], *, disc: bool = False, reach: float = 1.5,
+def plane(probabilities: Callable[[Array], Any], *, disc: bool = False, reach: float = 1.5,
           side: int = 300) -> Plane:
     """The population that is uniform on [-1, 1]^2, or on the unit disc.
 
@@ -60,7 +60,7 @@ def plane(probabilities: Callable[[NDArray[np.float32]], Any], *, disc: bool = F
     axis = step * (np.arange(side) + 0.5) - reach
     x, y = (values.ravel() for values in np.meshgrid(axis, axis))
     inside = (np.hypot(x, y) <= 1) if disc else (np.maximum(np.abs(x), np.abs(y)) <= 1)
-    points = np.column_stack([x, y]).astype(np.float32)
+    points = np.column_stack([x, y])
     table = np.asarray(probabilities(points), dtype=np.float64) * inside[:, None] / inside.sum()
     return Plane(points, table.reshape(side, side, -1), step, reach - 1)
 
