@@ -14,8 +14,8 @@ _KEYS = {"settings", "code", "environment", "core_seconds", "cells"}
 def collect(path: Path, head: dict[str, Any], measure: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
     """Measure every cell that the document at ``path`` does not hold yet, and write it after each.
 
-    What is there counts only if it was made by the same committed code with the same settings; otherwise it is
-    replaced.
+    A cell that is there is kept if it was made by committed code and neither it nor the settings that all cells share
+    have changed: so a killed run goes on, and a cell can be added later. Each names the code that made it.
 
     Args:
         path: of the document.
@@ -23,7 +23,7 @@ def collect(path: Path, head: dict[str, Any], measure: Callable[[str], dict[str,
         measure: what a cell's name is mapped to.
 
     Returns:
-        The document: the head, ``core_seconds`` in all, and ``cells``, each with its own ``core_seconds``.
+        The document: the head, ``core_seconds`` in all, and ``cells``, each with ``core_seconds`` and ``code``.
     """
     done = _done(path, head)
     document = _document(head, done)
@@ -32,7 +32,7 @@ def collect(path: Path, head: dict[str, Any], measure: Callable[[str], dict[str,
             continue
         started = time.process_time()
         found = measure(name)
-        done[name] = {"core_seconds": round(time.process_time() - started, 1), **found}
+        done[name] = {"code": head["code"], "core_seconds": round(time.process_time() - started, 1), **found}
         document = _document(head, done)
         write_atomically(path, json.dumps(document, allow_nan=False) + "\n")
     return document
@@ -60,11 +60,18 @@ def read(path: Path, script: str) -> dict[str, Any]:
 
 
 def _done(path: Path, head: dict[str, Any]) -> dict[str, Any]:
+    """The cells of an earlier document that still hold."""
     if not path.exists():
         return {}
     document = json.loads(path.read_text(encoding="utf-8"))
-    same = isinstance(document, dict) and all(document.get(key) == head[key] for key in ("settings", "code"))
-    return dict(document["cells"]) if same and not head["code"]["dirty"] else {}
+    if not isinstance(document, dict) or _KEYS - document.keys():
+        return {}
+    before, now = document["settings"], head["settings"]
+    if {**before, "cells": None} != {**now, "cells": None}:
+        return {}
+    found = {name: {"code": document["code"], **cell} for name, cell in document["cells"].items()}
+    return {name: cell for name, cell in found.items()
+            if not cell["code"]["dirty"] and before["cells"][name] == now["cells"].get(name)}
 
 
 def _document(head: dict[str, Any], done: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,13 @@ themselves are found to do (``calibration``), what they cost and how fast traini
 
 from paperlib.analysis.calibrated import calibration, calibration_document
 from paperlib.analysis.claims import Place, part_status, region_verdict, setups_verdict, size_verdict, verdicts
+from paperlib.analysis.convergence import (
+    convergence,
+    convergence_document,
+    convergence_gaps,
+    convergence_ways,
+    lowest_losses,
+)
 from paperlib.analysis.costs import cost_document, loss_costs, loss_memory
 from paperlib.analysis.frames import (
     candidate_differences,
@@ -34,11 +41,14 @@ from paperlib.analysis.performance import (
     step_parts,
     training_rates,
 )
+from paperlib.analysis.robust import robust_differences, robust_document, robust_means, robustness
 
 __all__ = [
     "Place", "augmentation_rates", "calibration", "calibration_document", "candidate_differences", "candidates",
-    "certificates", "choice_costs", "cost_document", "curve_bands", "curves", "determinism_costs", "difference_bands",
-    "differences", "diverged", "ensemble_speedups", "environments", "history", "labels", "loss_costs", "loss_memory",
-    "loss_shares", "part_status", "performance_documents", "region_verdict", "regrets", "require_comparable", "runs",
-    "setups_verdict", "size_verdict", "status", "step_parts", "summary", "training_rates", "verdicts",
+    "certificates", "choice_costs", "convergence", "convergence_document", "convergence_gaps", "convergence_ways",
+    "cost_document", "curve_bands", "curves", "determinism_costs", "difference_bands", "differences", "diverged",
+    "ensemble_speedups", "environments", "history", "labels", "loss_costs", "loss_memory", "loss_shares",
+    "lowest_losses", "part_status", "performance_documents", "region_verdict", "regrets", "require_comparable",
+    "robust_differences", "robust_document", "robust_means", "robustness", "runs", "setups_verdict", "size_verdict",
+    "status", "step_parts", "summary", "training_rates", "verdicts",
 ]

@@ -21,10 +21,11 @@ from matplotlib.lines import Line2D
 from paperlib.figures._style import WIDTH, Labels, Plotted, looks, style
 from paperlib.figures.performance import step_parts, training_rates
 from paperlib.figures.synthetic import decision_regions, gap_of_knobs, split_objectives
+from paperlib.figures.training import loss_against_topk, robust_curves
 
 __all__ = ["WIDTH", "candidates_forest", "class_regions", "decision_regions", "difference_curves", "differences",
-           "gap_of_knobs", "looks", "loss_curves", "split_objectives", "step_parts", "style", "topk_curves",
-           "tradeoff", "training_curves", "training_rates"]
+           "gap_of_knobs", "looks", "loss_against_topk", "loss_curves", "robust_curves", "split_objectives",
+           "step_parts", "style", "topk_curves", "tradeoff", "training_curves", "training_rates"]
 
 _TARGET_MARKERS = {0.9: "o", 0.95: "s", 0.99: "D"}
 
