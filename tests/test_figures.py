@@ -80,7 +80,7 @@ ALL = {
     "split_objectives": lambda names: figures.split_objectives(three_segments(0.4, 0.4, (0.5, 0.5))),
     "gap_of_knobs": lambda names: figures.gap_of_knobs(points=21, solved=3),
     "decision_regions": lambda names: figures.decision_regions(MODELS, points=20),
-    "loss_against_topk": lambda names: figures.loss_against_topk(study_frames()[0], {"recipe": "short", "long": "long"}),
+    "loss_against_topk": lambda names: figures.loss_against_topk(study_frames()[0], {"recipe": "A", "long": "B"}),
     "robust_curves": lambda names: figures.robust_curves(study_frames()[1]),
 }
 NO_VARIANTS = {"loss_curves", "class_regions", "split_objectives", "gap_of_knobs", "decision_regions",
