@@ -104,10 +104,10 @@ def test_smoke_does_not_replace_the_results(script, capsys):
 
 def test_every_way_starts_at_the_same_networks_and_only_descents_go_down(files):
     settings = files["convergence"]["settings"]
-    cell = convergence.Cell(settings, settings["cells"]["stripes4-width3"])
+    cell = convergence.Cell(settings, settings["cells"]["stripes8-width3"])
     cell.sgd(convergence.CE, "short")
     cell.note(convergence.CE, "fresh", cell.fresh())
-    rows = {(row["loss"], row["way"]): row for row in [*files["convergence"]["cells"]["stripes4-width3"]["rows"],
+    rows = {(row["loss"], row["way"]): row for row in [*files["convergence"]["cells"]["stripes8-width3"]["rows"],
                                                        cell.rows[-1]]}
     ce = convergence.CE
     for start, end in (((ce, "fresh"), "random + bfgs"), ((ce, "recipe"), "cross_entropy + bfgs"),
