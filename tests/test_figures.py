@@ -123,6 +123,8 @@ def test_a_loss_keeps_its_colour_and_marker():
     assert alone["ramp"] == together["ramp"]
     assert len(set(together.values())) == 5
     assert len({marker for _, marker in together.values()}) == 5
+    both = figures.looks(["transition", "ramp"])
+    assert both["transition"] == alone["ramp"] != both["ramp"]
     with pytest.raises(ValueError, match="at most 10"):
         figures.looks([f"loss{i}" for i in range(11)])
 

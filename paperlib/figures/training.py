@@ -45,6 +45,8 @@ def loss_against_topk(networks: pd.DataFrame, ways: Mapping[str, str], labels: L
                       markeredgecolor="black", markeredgewidth=1.5, linestyle="")
             axes.axhline(lines[cell], color=".3", linestyle="--", linewidth=1.5, zorder=0)
             axes.set_title((labels or {}).get(cell, cell), loc="left")
+            axes.margins(0.1)
+            axes.locator_params(nbins=4)
         for axes in grid.flat[len(cells):]:
             axes.set_visible(False)
         for row in grid:
@@ -93,6 +95,7 @@ def robust_curves(means: pd.DataFrame, quantity: str = "noise", cells: Labels = 
                 axes.set_title(f"{(cells or {}).get(cell, cell)}: top-{k}" if k == ks[0] else f"top-{k}", loc="left")
             row[0].set_ylabel("accuracy (%)")
         for axes in grid[-1]:
+            axes.locator_params(axis="x", nbins=4)
             axes.set_xlabel("standard deviation of the noise" if quantity == "noise" else "radius")
         handles, texts = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, texts, loc="outside upper center", ncols=2, columnspacing=1, handletextpad=0.4)
