@@ -39,7 +39,7 @@ def looks(variants: Sequence[str]) -> dict[str, tuple[Any, str]]:
     Of two that have the same fixed place, as two forms of the transition, the second counts as another.
     """
     free = iter([place for place in range(len(_COLOURS)) if place not in {_PLACES.get(name) for name in variants}])
-    found = {}
+    found: dict[str, tuple[Any, str]] = {}
     for name in variants:
         place = _PLACES.get(name)
         if place is None or (_COLOURS[place], _MARKERS[place]) in found.values():
