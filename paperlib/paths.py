@@ -15,6 +15,10 @@ DATA = Path(os.environ.get("PAPERLIB_DATA", ROOT / "data"))
 LOSS_COSTS = EXPERIMENTS / "tables" / "losses.json"
 #: What every loss's test for top-k calibration found, by ``experiments/calibration_table.py``.
 CALIBRATION = EXPERIMENTS / "tables" / "calibration.json"
+#: Where training to convergence ends, by ``experiments/convergence.py``.
+CONVERGENCE = EXPERIMENTS / "tables" / "convergence.json"
+#: How robust the boundaries of trained networks are, by ``experiments/robust_boundary.py``.
+ROBUST_BOUNDARY = EXPERIMENTS / "tables" / "robust_boundary.json"
 #: How fast training is, one file a machine, by ``experiments/performance.md``.
 PERFORMANCE = EXPERIMENTS / "tables" / "performance"
 #: The first measurement of bare steps, on another machine.

@@ -45,6 +45,20 @@ def speed_frames() -> tuple[pd.DataFrame, pd.DataFrame]:
     return rates, parts
 
 
+def study_frames() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Networks of two cells, trained in two ways and with two losses, and means of two losses under noise."""
+    networks = pd.DataFrame([
+        {"cell": cell, "loss": loss, "way": way, "restart": restart, "cross_entropy": 0.7 - 0.1 * (way == "long"),
+         "topk": 0.9 + 0.01 * restart + 0.05 * (loss == "topk_transition")}
+        for cell in ("small", "large") for loss, way in (("cross_entropy", "recipe"), ("cross_entropy", "long"),
+                                                         ("topk_transition", "recipe")) for restart in range(3)])
+    means = pd.DataFrame([
+        {"cell": cell, "loss": loss, "k": k, "quantity": quantity, "at": at, "n": 3, "value": 0.5 + 0.2 * k - at}
+        for cell in ("small", "large") for loss in ("best", "ce", "transition") for k in (1, 2)
+        for quantity in ("noise", "certain") for at in (0.0, 0.1, 0.2)])
+    return networks, means
+
+
 WALKS = {"label": "the label's score", "competitor": "a competitor's score"}
 MODELS = {
     "halves": lambda x: np.column_stack([-x[:, 0], x[:, 0], -2 + 0 * x[:, 0], -3 + 0 * x[:, 0]]),
@@ -66,9 +80,11 @@ ALL = {
     "split_objectives": lambda names: figures.split_objectives(three_segments(0.4, 0.4, (0.5, 0.5))),
     "gap_of_knobs": lambda names: figures.gap_of_knobs(points=21, solved=3),
     "decision_regions": lambda names: figures.decision_regions(MODELS, points=20),
+    "loss_against_topk": lambda names: figures.loss_against_topk(study_frames()[0], {"recipe": "A", "long": "B"}),
+    "robust_curves": lambda names: figures.robust_curves(study_frames()[1]),
 }
 NO_VARIANTS = {"loss_curves", "class_regions", "split_objectives", "gap_of_knobs", "decision_regions",
-               "training_rates", "step_parts"}
+               "training_rates", "step_parts", "loss_against_topk", "robust_curves"}
 BARS = {"candidates_forest", "training_rates", "step_parts"}  # whose ticks are the losses, or the networks
 
 
@@ -107,6 +123,8 @@ def test_a_loss_keeps_its_colour_and_marker():
     assert alone["ramp"] == together["ramp"]
     assert len(set(together.values())) == 5
     assert len({marker for _, marker in together.values()}) == 5
+    both = figures.looks(["transition", "ramp"])
+    assert both["transition"] == alone["ramp"] != both["ramp"]
     with pytest.raises(ValueError, match="at most 10"):
         figures.looks([f"loss{i}" for i in range(11)])
 
@@ -386,3 +404,27 @@ def test_markdown_is_a_numbered_table():
             tables.markdown(frame, "c", name)
     with pytest.raises(ValueError, match="at least one row"):
         tables.markdown(frame.iloc[:0], "c", "tab-x")
+
+
+def test_loss_against_topk_draws_cross_entropy_and_rings_the_lowest():
+    networks, _ = study_frames()
+    ways = {"recipe": "the recipe", "long": "twice as long"}
+    figure, frame = figures.loss_against_topk(networks, ways, {"small": "4 units"})
+    assert set(frame["way"]) == {"recipe", "long"} and len(frame) == 12
+    first = figure.axes[0]
+    assert first.get_title(loc="left") == "4 units" and figure.axes[1].get_title(loc="left") == "large"
+    recipe, long, ring, line = first.get_lines()
+    np.testing.assert_allclose(long.get_ydata(), [90, 91, 92])
+    assert ring.get_xdata()[0] == pytest.approx(0.6) and recipe.get_xdata()[0] == pytest.approx(0.7)
+    np.testing.assert_allclose(line.get_ydata(), 96)
+    assert "twice as long" in words(figure)
+
+
+def test_robust_curves_draw_the_losses_and_the_best_sets():
+    _, means = study_frames()
+    for quantity, label in (("noise", "standard deviation of the noise"), ("certain", "radius")):
+        figure, frame = figures.robust_curves(means, quantity, losses={"ce": "cross entropy"})
+        assert len(frame) == 36 and figure.axes[-1].get_xlabel() == label
+        assert {text for text in ("best sets", "cross entropy", "transition") if text in words(figure)} == {
+            "best sets", "cross entropy", "transition"}
+        np.testing.assert_allclose(figure.axes[1].get_lines()[1].get_ydata(), [90, 80, 70])

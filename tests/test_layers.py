@@ -17,6 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": set(),
     "counts": set(),
     "bayes": set(),
+    "robustness": {"bayes"},
     "theory": {"bayes"},
     "losses": set(),
     "calibration": {"losses"},
@@ -30,8 +31,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "schedules": {"config"},
     "stats": {"metrics"},
     "records": {"paths", "config", "counts", "grids", "metrics", "stats"},
+    "documents": {"records"},
     "data": {"paths", "config", "seeding"},
     "models": {"config", "seeding"},
+    "optimisation": {"models", "seeding"},
     "engine": {"losses"},
     "checkpoint": {"config"},
     "progress": set(),
@@ -49,13 +52,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checks": {"config", "records", "environment", "seeding", "data", "models", "losses", "engine", "train"},
     "kit": {"config", "grids", "records", "environment", "processes", "train", "checks"},
     "sweep": {"paths", "config", "grids", "records", "environment", "checkpoint", "progress", "train", "kit"},
-    "analysis": {"paths", "config", "grids", "metrics", "stats", "records"},
+    "analysis": {"paths", "config", "grids", "metrics", "stats", "records", "documents"},
     "figures": {"paths", "metrics", "bayes", "theory", "stats", "analysis"},
     "tables": {"paths", "grids", "metrics", "stats", "analysis"},
 }
 NO_TORCH = [
-    *("paths", "config", "counts", "grids", "records", "metrics", "bayes", "theory", "stats"),
-    *("analysis", "figures", "tables", "kit", "sweep"),
+    *("paths", "config", "counts", "grids", "records", "documents", "metrics", "bayes", "theory", "stats"),
+    *("robustness", "analysis", "figures", "tables", "kit", "sweep"),
 ]
 
 

@@ -6,6 +6,13 @@ themselves are found to do (``calibration``), what they cost and how fast traini
 
 from paperlib.analysis.calibrated import calibration, calibration_document
 from paperlib.analysis.claims import part_status, setups_verdict, size_verdict, verdicts
+from paperlib.analysis.convergence import (
+    convergence,
+    convergence_document,
+    convergence_gaps,
+    convergence_ways,
+    lowest_losses,
+)
 from paperlib.analysis.costs import cost_document, loss_costs, loss_memory
 from paperlib.analysis.explorer import EXPLORER_TARGETS, explorer_document, explorer_grids
 from paperlib.analysis.frames import (
@@ -37,13 +44,16 @@ from paperlib.analysis.performance import (
     training_rates,
 )
 from paperlib.analysis.phase import PHASES, gains, joint_regions, overview, richness, search, trade
+from paperlib.analysis.robust import robust_differences, robust_document, robust_means, robustness
 
 __all__ = [
     "EXPLORER_TARGETS", "Network", "PHASES", "augmentation_rates", "calibration", "calibration_document",
-    "candidate_differences", "candidates", "certificates", "choice_costs", "cost_document", "curve_bands",
-    "curves", "determinism_costs", "difference_bands", "differences", "diverged", "ensemble_speedups",
-    "environments", "explorer_document", "explorer_grids", "gains", "history", "joint_regions", "labels",
-    "loss_costs", "loss_memory", "loss_shares", "network_document", "networks", "overview", "part_status",
-    "performance_documents", "regrets", "require_comparable", "richness", "runs", "search", "setups_verdict",
-    "size_verdict", "status", "step_parts", "summary", "trade", "training_rates", "verdicts",
+    "candidate_differences", "candidates", "certificates", "choice_costs", "convergence", "convergence_document",
+    "convergence_gaps", "convergence_ways", "cost_document", "curve_bands", "curves", "determinism_costs",
+    "difference_bands", "differences", "diverged", "ensemble_speedups", "environments", "explorer_document",
+    "explorer_grids", "gains", "history", "joint_regions", "labels", "loss_costs", "loss_memory", "loss_shares",
+    "lowest_losses", "network_document", "networks", "overview", "part_status", "performance_documents",
+    "regrets", "require_comparable", "richness", "robust_differences", "robust_document", "robust_means",
+    "robustness", "runs", "search", "setups_verdict", "size_verdict", "status", "step_parts", "summary", "trade",
+    "training_rates", "verdicts",
 ]

@@ -34,11 +34,16 @@ def style() -> Iterator[None]:
 
 
 def looks(variants: Sequence[str]) -> dict[str, tuple[Any, str]]:
-    """Colour and marker of each variant: fixed for the losses of the report, the next free ones for others."""
+    """Colour and marker of each variant: fixed for the losses of the report, the next free ones for others.
+
+    Of two that have the same fixed place, as two forms of the transition, the second counts as another.
+    """
     free = iter([place for place in range(len(_COLOURS)) if place not in {_PLACES.get(name) for name in variants}])
-    found = {}
+    found: dict[str, tuple[Any, str]] = {}
     for name in variants:
-        place = _PLACES[name] if name in _PLACES else next(free, None)
+        place = _PLACES.get(name)
+        if place is None or (_COLOURS[place], _MARKERS[place]) in found.values():
+            place = next(free, None)
         if place is None:
             raise ValueError(f"{len(variants)} variants: expected at most {len(_COLOURS)}, more cannot be told apart")
         found[name] = (_COLOURS[place], _MARKERS[place])

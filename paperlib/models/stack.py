@@ -68,7 +68,7 @@ class Stack(nn.Module):
         """Logits (M, B, C) of features (M, B, D), a batch for each network."""
         last = len(self.weights) - 1
         for place, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            features = torch.baddbmm(bias.view(self.models, 1, -1), features, weight)
+            features = torch.baddbmm(bias.view(len(weight), 1, -1), features, weight)
             if place < last:
                 features = Tanh.apply(features)
         return features
