@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from paperlib import models
+from paperlib import data, models
+from paperlib.config import RunConfig
 from paperlib.models import Polynomial
+from paperlib.models.polynomial import _whitening
 
 
 def draw(kind: str, n: int, inputs: int = 2) -> torch.Tensor:
@@ -76,6 +78,36 @@ def test_inputs_that_do_not_vary_give_finite_features():
     few = draw("square", 5)  # fewer samples than features
     model.prepare(few)
     assert model.features(few).isfinite().all()
+
+
+def test_inputs_that_did_not_vary_have_no_say_where_they_do_later():
+    x = draw("square", 200, 3)
+    constant, seen = x.clone(), fresh(3, 1)
+    constant[:, 1] = 0.1  # whose mean is rounded
+    seen.prepare(constant)
+    features = seen.features(x)  # here the second input varies
+    assert torch.equal(features[:, 1], torch.zeros(200, dtype=x.dtype))
+    without = fresh(2, 1)
+    without.prepare(constant[:, [0, 2]])
+    torch.testing.assert_close(features[:, [0, 2]], without.features(x[:, [0, 2]]))
+
+
+def test_digits_have_pixels_that_do_not_vary_and_still_give_tame_features():
+    splits = data.splits(RunConfig(dataset="digits", augment=False))
+    train, validation = (part.inputs.flatten(1).double() / 255 for part in (splits.train, splits.validation))
+    assert (train.amax(dim=0) == train.amin(dim=0)).any(), "the case is there"
+    model = fresh(256, 1)
+    model.prepare(train)
+    assert model.features(validation).abs().max() < 100
+
+
+def test_where_every_column_varies_nothing_is_touched():
+    x = draw("correlated", 300)
+    centred = x - x.mean(dim=0)
+    covariance = centred.T @ centred / len(x)
+    covariance.diagonal().add_(1e-10 + 1e-8 * covariance.diagonal())
+    plain = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), torch.eye(2).double(), upper=False).T
+    assert torch.equal(_whitening(x), plain)
 
 
 def test_a_feature_is_made_of_those_before_it():

@@ -85,10 +85,13 @@ def _whitening(x: Tensor) -> Tensor:
     """The upper triangular matrix after which the columns of x (B, D) are uncorrelated, with variance 1.
 
     Triangular, as Gram and Schmidt have it: a column is made of those before it, and its sign is not left open.
+    A column that has one value throughout becomes 0 for every input: what it would be elsewhere nobody has seen.
     """
     centred = x - x.mean(dim=0)
     covariance = centred.T @ centred / len(x)
-    # Columns that do not vary, or follow from those before, are left small instead of blown up.
+    # Columns that follow from those before are left small instead of blown up.
     covariance.diagonal().add_(1e-10 + 1e-8 * covariance.diagonal())
     factor = torch.linalg.cholesky(covariance)
-    return torch.linalg.solve_triangular(factor, torch.eye(len(factor)).to(factor), upper=False).T
+    whitening = torch.linalg.solve_triangular(factor, torch.eye(len(factor)).to(factor), upper=False).T
+    constant = x.amax(dim=0) == x.amin(dim=0)
+    return whitening.masked_fill(constant | constant.unsqueeze(1), 0.0) if constant.any() else whitening
