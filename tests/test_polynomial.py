@@ -75,6 +75,7 @@ def test_inputs_that_do_not_vary_give_finite_features():
     model = fresh(2, 3)
     model.prepare(x)
     assert model.features(x).isfinite().all()
+    assert model.features(x)[:, 1].abs().max() == 0
     few = draw("square", 5)  # fewer samples than features
     model.prepare(few)
     assert model.features(few).isfinite().all()
@@ -92,13 +93,27 @@ def test_inputs_that_did_not_vary_have_no_say_where_they_do_later():
     torch.testing.assert_close(features[:, [0, 2]], without.features(x[:, [0, 2]]))
 
 
-def test_digits_have_pixels_that_do_not_vary_and_still_give_tame_features():
+def test_an_input_that_repeats_another_has_no_say():
+    x = draw("square", 200, 3).float()
+    x[:, 1] = x[:, 0]
+    single, without = (models.build("polynomial", (inputs,), 3, depth=1, seed=0) for inputs in (3, 2))
+    single.prepare(x)
+    without.prepare(x[:, [0, 2]])
+    assert torch.equal(single.features(x)[:, 1], torch.zeros(200))
+    torch.testing.assert_close(single.features(x)[:, [0, 2]], without.features(x[:, [0, 2]]))
+
+
+def test_digits_have_pixels_that_do_not_vary_or_repeat_others_and_give_tame_features():
     splits = data.splits(RunConfig(dataset="digits", augment=False))
-    train, validation = (part.inputs.flatten(1).double() / 255 for part in (splits.train, splits.validation))
-    assert (train.amax(dim=0) == train.amin(dim=0)).any(), "the case is there"
-    model = fresh(256, 1)
+    train, validation = (part.inputs.flatten(1).float() / 255 for part in (splits.train, splits.validation))
+    assert (train.amax(dim=0) == train.amin(dim=0)).any() and torch.equal(train[:, ::2], train[:, 1::2])
+    model = models.build("polynomial", (256,), 10, depth=1, seed=0)
     model.prepare(train)
-    assert model.features(validation).abs().max() < 100
+    features = model.features(train)
+    varying = features.abs().amax(dim=0) > 0
+    assert int(varying.sum()) == torch.linalg.matrix_rank((train - train.mean(dim=0)).double())
+    torch.testing.assert_close(features.var(dim=0)[varying], torch.ones(int(varying.sum())), atol=0.02, rtol=0)
+    assert model.features(validation).abs().max() < 50
 
 
 def test_where_every_column_varies_nothing_is_touched():
