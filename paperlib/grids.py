@@ -1,7 +1,9 @@
 """Named grids of runs: TOML files under ``experiments/grids`` unrolled into cells in priority order."""
 
+import itertools
 import math
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 from paperlib import paths
 from paperlib.config import RunConfig
 
-_TOP_KEYS = {"title", "kit", "seeds", "base", "setup", "variant"}
+_TOP_KEYS = {"title", "kit", "seeds", "base", "setup", "axis", "variant"}
+_AXIS_KEYS = {"name", "key", "unit", "values"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,22 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """A configuration key that runs through values: each setup of the file stands for one setup a value."""
+
+    name: str  #: in the names of setups, "stripes8"
+    key: str  #: of the configuration, "width", or of options in it, "family_options.stripes"
+    unit: str  #: in labels, "8 stripes"
+    values: tuple[Any, ...]
+
+    def of(self, config: RunConfig) -> Any:
+        """The value that a configuration has."""
+        key, _, option = self.key.partition(".")
+        value = getattr(config, key)
+        return value[option] if option else value
+
+
+@dataclass(frozen=True)
 class Grid:
     """A grid: every setup with every variant at every seed.
 
@@ -38,7 +57,7 @@ class Grid:
     that they change; a setup may also say what one of its runs is expected to take, as ``minutes``). A seed may be a
     list of seeds: one cell, whose models are trained at once. ``cells`` are in priority order, all of one seed before
     the next, so that a grid that was cut off still holds complete comparisons. ``kit``: the grid is meant for a
-    machine that is checked and measured first; see :mod:`paperlib.kit`.
+    machine that is checked and measured first; see :mod:`paperlib.kit`. ``axes`` are what setups were crossed with.
     """
 
     name: str
@@ -48,6 +67,7 @@ class Grid:
     variants: dict[str, dict[str, Any]]
     cells: tuple[Cell, ...]
     kit: bool = False
+    axes: tuple[Axis, ...] = ()
 
 
 def names() -> list[str]:
@@ -79,7 +99,9 @@ def load(name: str | Path) -> Grid:
     for key, kind, wanted in (("title", str, "a text"), ("seeds", list, "a list of whole numbers")):
         if not isinstance(table.get(key), kind) or not table[key]:
             raise ValueError(f"grid {path.name}: {key} = {table.get(key)!r}, expected {wanted}")
-    setups, variants = _named(table, "setup", path), _named(table, "variant", path)
+    axes = _axes(table, path)
+    setups = {"": {}} if axes and "setup" not in table else _named(table, "setup", path)
+    setups, variants = _crossed(setups, axes, table.get("base", {})), _named(table, "variant", path)
     _check_seeds(table["seeds"], path)
     cells: dict[str, Cell] = {}
     for seed in table["seeds"]:
@@ -103,7 +125,43 @@ def load(name: str | Path) -> Grid:
                                      f"describe the same run {config.run_id}")
                 cells[config.run_id] = cell
     seeds = tuple(dict.fromkeys(cell.seed for cell in cells.values()))
-    return Grid(path.stem, table["title"], seeds, setups, variants, tuple(cells.values()), table.get("kit", False))
+    return Grid(path.stem, table["title"], seeds, setups, variants, tuple(cells.values()), table.get("kit", False),
+                axes)
+
+
+def _axes(table: dict[str, Any], path: Path) -> tuple[Axis, ...]:
+    found = table.get("axis", [])
+    if not isinstance(found, list):
+        raise ValueError(f"grid {path.name}: axis = {found!r}, but each [[axis]] needs two brackets")
+    for entry in found:
+        texts = isinstance(entry, dict) and set(entry) == _AXIS_KEYS and all(
+            isinstance(entry[key], str) for key in ("name", "key", "unit"))
+        if not texts or not entry["name"] or not isinstance(entry["values"], list) or not entry["values"]:
+            raise ValueError(f"grid {path.name}: each [[axis]] needs a name, the key it sets, its unit, and a list of "
+                             f"values, got {entry}")
+        key, _, option = entry["key"].partition(".")
+        if option and key not in ("family_options", "loss_options"):
+            raise ValueError(f"grid {path.name}: axis key = {entry['key']!r}, expected a key of the configuration, or "
+                             "family_options or loss_options with the name of an option after a dot")
+        if len(set(map(str, entry["values"]))) < len(entry["values"]):
+            raise ValueError(f"grid {path.name}: axis values = {entry['values']!r}, expected each once")
+    return tuple(Axis(entry["name"], entry["key"], entry["unit"], tuple(entry["values"])) for entry in found)
+
+
+def _crossed(setups: dict[str, dict[str, Any]], axes: tuple[Axis, ...],
+             base: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Each setup with each combination of the axes' values, the last axis fastest."""
+    crossed = {}
+    for (name, keys), values in itertools.product(setups.items(), itertools.product(*(axis.values for axis in axes))):
+        own = dict(keys)
+        for axis, value in zip(axes, values, strict=True):
+            key, _, option = axis.key.partition(".")
+            own[key] = {**own.get(key, base.get(key, {})), option: value} if option else value
+        parts = [f"{axis.name}{value}" for axis, value in zip(axes, values, strict=True)]
+        labels = [f"{value} {axis.unit}".strip() for axis, value in zip(axes, values, strict=True)]
+        own["label"] = ", ".join([*filter(None, [keys.get("label")]), *labels])
+        crossed["-".join([*filter(None, [name]), *parts])] = own
+    return crossed
 
 
 def _minutes(value: Any, setup: str, path: Path) -> float | None:

@@ -8,6 +8,7 @@ the label had each rank. Command line: ``python -m paperlib.records merge|export
 import argparse
 import base64
 import fcntl
+import functools
 import json
 import os
 import sys
@@ -189,6 +190,17 @@ def read(path: Path | str) -> Record:
     return parse(Path(path).read_text(encoding="utf-8", errors="replace"), path)
 
 
+def _read_once(path: Path) -> Record:
+    """As :func:`read`, which a chapter would ask for thousands of files again and again."""
+    found = path.stat()
+    return _read_unchanged(path, found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+@functools.cache
+def _read_unchanged(path: Path, *version: int) -> Record:
+    return read(path)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write ``text`` so that ``path`` holds either all of it or what it held before, whatever happens."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -270,7 +282,7 @@ def load(source: Path | str | None = None) -> list[Record]:
         # What is hidden below the folder, such as a sweep's checkpoints and reports of failures, holds no records.
         visible = [path for path in root.rglob("*.json")
                    if not any(part.startswith(".") for part in path.relative_to(root).parts)]
-        found: Iterable[Record] = map(read, sorted(visible))
+        found: Iterable[Record] = map(_read_once, sorted(visible))
     else:
         found = read_lines(root) if root.suffix == ".jsonl" else [read(root)]
     by_id: dict[str, Record] = {}

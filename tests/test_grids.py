@@ -105,6 +105,55 @@ def test_a_list_of_seeds_is_one_cell(load):
     assert grid.cells[0].place == "short/ce/2 seeds from 1" and load(GRID).cells[0].place == "short/ce/seed 3"
 
 
+AXES = """
+title = "Axes"
+seeds = [0]
+
+[base]
+dataset = "synthetic"
+family = "rings"
+family_options = { sectors = 2, certainty = 0.7 }
+model = "mlp"
+low_resolution = "none"
+
+[[axis]]
+name = "sectors"
+key = "family_options.sectors"
+unit = "sectors"
+values = [2, 4]
+
+[[axis]]
+name = "width"
+key = "width"
+unit = "units"
+values = [3, 5, 8]
+
+[[variant]]
+name = "ce"
+label = "cross entropy"
+loss = "cross_entropy"
+"""
+
+
+def test_axes_are_crossed_into_setups_the_last_fastest(load):
+    grid = load(AXES)
+    assert list(grid.setups) == [f"sectors{s}-width{w}" for s in (2, 4) for w in (3, 5, 8)]
+    assert grid.setups["sectors4-width3"]["label"] == "4 sectors, 3 units"
+    cell = grid.cells[3]
+    assert cell.config.family_options == {"sectors": 4, "certainty": 0.7} and cell.config.width == 3
+    assert [axis.of(cell.config) for axis in grid.axes] == [4, 3]
+
+
+def test_axes_cross_the_setups_that_are_named(load):
+    setups = '[[setup]]\nname = "long"\nlabel = "long runs"\nepochs = 20\n'
+    setups += '[[setup]]\nname = "few"\nlabel = "few rings"\nfamily_options = { certainty = 0.6 }\n'
+    grid = load(AXES.replace("[[axis]]", setups + "[[axis]]", 1))
+    assert len(grid.setups) == 12 and list(grid.setups)[:2] == ["long-sectors2-width3", "long-sectors2-width5"]
+    assert grid.setups["long-sectors4-width3"]["label"] == "long runs, 4 sectors, 3 units"
+    few = next(cell.config for cell in grid.cells if cell.setup == "few-sectors4-width8")
+    assert few.family_options == {"sectors": 4, "certainty": 0.6}  # the setup's own options, not the base's
+
+
 def changed(old: str, new: str) -> str:
     assert old in GRID
     return GRID.replace(old, new)
@@ -135,6 +184,12 @@ def changed(old: str, new: str) -> str:
     ("base = 3\n" + GRID.replace("[base]", "[[setup]]"), r"base = 3, expected a table"),
     ('title = "t"\nseeds = [1]\nsetup = 3\n', r"setup = 3, but each \[\[setup\]\]"),
     (changed('name = "grouped"', 'name = ["grouped"]'), r"each \[\[variant\]\] needs a label and a name"),
+    (AXES.replace("values = [2, 4]", "values = []"), r"each \[\[axis\]\] needs a name, the key it sets"),
+    (AXES.replace('unit = "units"\n', ""), r"each \[\[axis\]\] needs a name"),
+    (AXES.replace('key = "width"', 'key = "widht"'), "unknown configuration key 'widht': did"),
+    (AXES.replace('key = "width"', 'key = "epochs.width"'), "key = 'epochs.width'.*options"),
+    (AXES.replace("values = [2, 4]", "values = [2, 2]"), "values = .*expected each once"),
+    ("axis = 3\n" + AXES.split("[[axis]]")[0], "axis = 3, but each"),
     (changed("epochs = 2", "epochs = 2\nseed = 4"), "setup long, variant ce: seed = 4, expected seeds at the head"),
 ])
 def test_a_mistake_in_a_grid_is_named(load, text, message):

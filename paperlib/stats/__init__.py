@@ -19,12 +19,15 @@ from paperlib.stats.seeds import (
     Interval,
     equivalence_test,
     holm,
+    hotelling_radius,
     max_t_sign_flips,
     paired_t_interval,
+    sign_flips,
 )
 
 __all__ = [
-    "Band", "Equivalence", "Interval", "certified_k", "clopper_pearson", "equivalence_test",
-    "holm", "max_t_sign_flips", "mean_interval", "paired_t_interval", "smallest_k_difference",
-    "smallest_k_interval", "smallest_k_statistic", "sup_t_band", "two_way_bootstrap", "wilson",
+    "Band", "Equivalence", "Interval", "certified_k", "clopper_pearson", "equivalence_test", "holm",
+    "hotelling_radius", "max_t_sign_flips", "mean_interval", "paired_t_interval", "sign_flips",
+    "smallest_k_difference", "smallest_k_interval", "smallest_k_statistic", "sup_t_band", "two_way_bootstrap",
+    "wilson",
 ]

@@ -6,6 +6,7 @@ for 5. Five seeds never reach .05; the paired t interval can, at the price of a 
 """
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,21 +83,58 @@ def max_t_sign_flips(differences: ArrayLike, draws: int = 100_000, seed: int = 0
     Raises:
         ValueError: not a finite (S, K) array; draws below 1.
     """
+    statistic, flipped = _sign_flips(differences, draws, seed)
+    return _chance(flipped, lambda chunk: chunk.max(1)[:, None] >= statistic)
+
+
+def sign_flips(differences: ArrayLike, draws: int = 100_000, seed: int = 0) -> NDArray[np.float64]:
+    r"""Sign-flip test of several paired comparisons, each on its own.
+
+    As :func:`max_t_sign_flips`, but a column's p is the share of flips whose own absolute t reaches the observed one:
+    not adjusted, as :func:`holm` wants it. With random flips p is never below 1 / (draws + 1), so a family of m
+    comparisons needs draws well above m / alpha.
+
+    Args:
+        differences: shape (S, K): S seeds, K comparisons.
+        draws: random flips where S > 15; up to 15 seeds all 2**S flips are enumerated.
+        seed: of the random flips.
+
+    Returns:
+        Two-sided p of each column, float64, shape (K,).
+
+    Raises:
+        ValueError: not a finite (S, K) array; draws below 1.
+    """
+    statistic, flipped = _sign_flips(differences, draws, seed)
+    return _chance(flipped, lambda chunk: chunk >= statistic)
+
+
+def _sign_flips(differences: ArrayLike, draws: int,
+                seed: int) -> tuple[NDArray[np.float64], tuple[bool, int, Iterator[NDArray[np.float64]]]]:
+    """The absolute statistics observed, and those after flips: whether all flips, how many, in chunks (flips, K)."""
     d = as_differences(differences, "differences", 2)
     seeds, draws = len(d), as_count(draws, "draws")
     norms = np.sqrt((d**2).sum(0))
     scaled = np.divide(d, norms, out=np.zeros_like(d), where=norms > 0)
     observed = np.abs(scaled.sum(0)) - 1e-12  # equal sums in another order must count as equal
     exact = seeds <= EXACT_SEEDS
-    rng = np.random.default_rng(seed)
     total = 2 ** (seeds - 1) if exact else draws  # flipping all signs changes no |t|: half the flips suffice
-    reached = np.zeros(d.shape[1])
-    for start in range(0, total, 4096):
-        numbers = np.arange(start, min(start + 4096, total))
-        signs = (1 - 2 * (numbers[:, None] >> np.arange(seeds) & 1) if exact
-                 else rng.choice([-1, 1], (len(numbers), seeds)))
-        largest = np.abs(signs @ scaled).max(1)
-        reached += (largest[:, None] >= observed).sum(0)
+
+    def chunks() -> Iterator[NDArray[np.float64]]:
+        rng = np.random.default_rng(seed)
+        for start in range(0, total, 4096):
+            numbers = np.arange(start, min(start + 4096, total))
+            signs = (1 - 2 * (numbers[:, None] >> np.arange(seeds) & 1) if exact
+                     else rng.choice([-1, 1], (len(numbers), seeds)))
+            yield np.abs(signs @ scaled)
+
+    return observed, (exact, total, chunks())
+
+
+def _chance(flipped: tuple[bool, int, Iterator[NDArray[np.float64]]],
+            reaches: Callable[[NDArray[np.float64]], NDArray[np.bool_]]) -> NDArray[np.float64]:
+    exact, total, chunks = flipped
+    reached: NDArray[np.float64] = sum((reaches(chunk).sum(0) for chunk in chunks), np.zeros(()))
     return reached / total if exact else (1 + reached) / (1 + total)
 
 
@@ -120,6 +158,20 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
     adjusted = np.empty(len(values))
     adjusted[order] = np.minimum(1, np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)))
     return adjusted
+
+
+def hotelling_radius(seeds: Any, level: Any = 0.95) -> float:
+    r"""Radius of the joint confidence ellipse of two means, in units of the sample covariance's own ellipse.
+
+    :math:`\sqrt{\frac{2 (S - 1)}{S (S - 2)} F_{2, S - 2}}`, from Hotelling's :math:`T^2`
+    (:cite:t:`hotelling1931generalization`).
+
+    Args:
+        seeds: S, how many pairs the means are of, at least 3.
+        level: confidence in (0, 1).
+    """
+    n, alpha = as_count(seeds, "seeds", 3), float(1 - as_fraction(level, "level"))
+    return math.sqrt(2 * (n - 1) / (n * (n - 2)) * float(distributions.f.isf(alpha, 2, n - 2)))
 
 
 class Equivalence(NamedTuple):
