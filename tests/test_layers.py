@@ -25,7 +25,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "train",
     },
     "config": {"paths"},
-    "grids": {"paths", "config"},
+    "presets": {"paths"},
+    "grids": {"paths", "config", "presets"},
     "environment": {"paths"},
     "schedules": {"config"},
     "stats": {"metrics"},
@@ -49,12 +50,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checks": {"config", "records", "environment", "seeding", "data", "models", "losses", "engine", "train"},
     "kit": {"config", "grids", "records", "environment", "processes", "train", "checks"},
     "sweep": {"paths", "config", "grids", "records", "environment", "checkpoint", "progress", "train", "kit"},
-    "analysis": {"paths", "config", "grids", "metrics", "stats", "records"},
+    "analysis": {"paths", "config", "presets", "grids", "metrics", "stats", "records"},
     "figures": {"paths", "metrics", "bayes", "theory", "stats", "analysis"},
     "tables": {"paths", "metrics", "stats", "analysis"},
 }
 NO_TORCH = [
-    *("paths", "config", "counts", "grids", "records", "metrics", "bayes", "theory", "stats"),
+    *("paths", "config", "counts", "presets", "grids", "records", "metrics", "bayes", "theory", "stats"),
     *("analysis", "figures", "tables", "kit", "sweep"),
 ]
 

@@ -5,6 +5,7 @@ themselves are found to do (``calibration``), what they cost and how fast traini
 """
 
 from paperlib.analysis.calibrated import calibration, calibration_document
+from paperlib.analysis.choice import choices, ranking, rates, transition_map
 from paperlib.analysis.claims import Place, part_status, region_verdict, setups_verdict, size_verdict, verdicts
 from paperlib.analysis.costs import cost_document, loss_costs, loss_memory
 from paperlib.analysis.frames import (
@@ -37,8 +38,9 @@ from paperlib.analysis.performance import (
 
 __all__ = [
     "Place", "augmentation_rates", "calibration", "calibration_document", "candidate_differences", "candidates",
-    "certificates", "choice_costs", "cost_document", "curve_bands", "curves", "determinism_costs", "difference_bands",
-    "differences", "diverged", "ensemble_speedups", "environments", "history", "labels", "loss_costs", "loss_memory",
-    "loss_shares", "part_status", "performance_documents", "region_verdict", "regrets", "require_comparable", "runs",
-    "setups_verdict", "size_verdict", "status", "step_parts", "summary", "training_rates", "verdicts",
+    "certificates", "choice_costs", "choices", "cost_document", "curve_bands", "curves", "determinism_costs",
+    "difference_bands", "differences", "diverged", "ensemble_speedups", "environments", "history", "labels",
+    "loss_costs", "loss_memory", "loss_shares", "part_status", "performance_documents", "ranking", "rates",
+    "region_verdict", "regrets", "require_comparable", "runs", "setups_verdict", "size_verdict", "status",
+    "step_parts", "summary", "training_rates", "transition_map", "verdicts",
 ]

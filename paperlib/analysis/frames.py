@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from paperlib import grids, metrics, paths, records, stats
+from paperlib import grids, metrics, paths, presets, records, stats
 from paperlib.grids import Cell, Grid
 from paperlib.records import Record
 
@@ -342,19 +342,33 @@ def _require_variant(ranks: Iterable[tuple[str, str]], variant: str) -> None:
 
 
 def present(grid_name: str) -> list[tuple[Cell, Record]]:
-    """The cells that have a record, however many; for the status page and for claims nobody tested yet."""
+    """The cells that have a record, however many; for the status page and for claims nobody tested yet.
+
+    None where the grid waits for a preset.
+    """
+    try:
+        cells = grids.load(grid_name).cells
+    except presets.UnfilledPresetError:
+        return []
     found = {record.run_id: record for record in (records.load() if paths.RECORDS.exists() else [])}
-    return [(cell, found[cell.config.run_id]) for cell in grids.load(grid_name).cells if cell.config.run_id in found]
+    return [(cell, found[cell.config.run_id]) for cell in cells if cell.config.run_id in found]
 
 
 def status(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
     """What was run, without demanding that it is complete.
 
-    Columns: grid, title, runs, missing (count), missing_runs (run ids), protocol (versions found), core_hours.
+    Columns: grid, title, runs, missing (count), missing_runs (run ids), protocol (versions found), core_hours. A grid
+    that waits for a preset has no runs, and says so as its title.
     """
     rows = []
     for name in grids.names() if grid_names is None else grid_names:
-        grid, pairs = grids.load(name), present(name)
+        try:
+            grid = grids.load(name)
+        except presets.UnfilledPresetError:
+            rows.append({"grid": name, "title": "waits for a setting that other runs choose", "runs": 0, "missing": "–",
+                         "missing_runs": "", "protocol": "", "core_hours": 0.0})
+            continue
+        pairs = present(name)
         absent = [cell.config.run_id for cell in records.missing(grid.cells, [record for _, record in pairs])]
         rows.append({"grid": name, "title": grid.title, "runs": len(pairs), "missing": len(absent),
                      "missing_runs": ", ".join(absent),
