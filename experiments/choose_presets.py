@@ -1,7 +1,7 @@
 """Fills experiments/grids/presets.json with what validation records choose: ``python experiments/choose_presets.py``.
 
-The rules are those of paperlib.analysis.choice. What cannot be chosen yet stays null, and a line says what is missing. A
-preset that is filled is not changed by later records, unless --again is given: results may rest on it.
+The rules are those of paperlib.analysis.choice. What cannot be chosen yet stays null, and a line says what is missing.
+A preset that is filled is not changed by later records, unless --again is given: results may rest on it.
 """
 
 import argparse

@@ -108,7 +108,7 @@ def load(name: str | Path) -> Grid:
     cells: dict[str, Cell] = {}
     for seed in table["seeds"]:
         for setup, setup_keys in setups.items():
-            for variant, variant_keys in variants.items():
+            for variant in variants:
                 keys = {**table.get("base", {}), **setup_keys, **resolved[variant]}
                 keys.pop("label", None)
                 if "seed" in keys:

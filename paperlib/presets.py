@@ -1,7 +1,8 @@
 """Named settings that a study chose: variants of grids refer to them by name, and a program fills them in.
 
-``experiments/grids/presets.json`` holds for each name what ``experiments/choose_presets.py`` has chosen from validation
-records, with the rule's numbers, or null as long as those records are missing. Nobody types a chosen setting.
+``experiments/grids/presets.json`` holds for each name what ``experiments/choose_presets.py`` has chosen from
+validation records, with the rule's numbers, or null as long as those records are missing. Nobody types a
+chosen setting.
 """
 
 import difflib

@@ -246,17 +246,18 @@ def read_lines(path: Path | str) -> Iterator[Record]:
 
 
 def read_new_lines(path: Path | str, start: int = 0) -> tuple[list[Record], int]:
-    """The records of a ``.jsonl`` file from byte ``start`` on, and where to start next time: after its last whole line.
+    """The records of a ``.jsonl`` file from byte ``start`` on, and where to start next time.
 
-    A last line without its end may be cut off, or another process may be about to write the rest.
+    That is after its last whole line. A last line without its end may be cut off, or another process may be about to
+    write the rest.
     """
     with open(path, "rb") as file:
         file.seek(start)
         content = file.read()
-    found = []
+    found, after = [], f" from byte {start} on" if start else ""
     for number, line in enumerate(content.decode("utf-8", errors="replace").split("\n"), 1):
         try:
-            found += [parse(line, f"{path}, line {number}" + (f" from byte {start} on" if start else ""))] if line else []
+            found += [parse(line, f"{path}, line {number}{after}")] if line else []
         except RecordError:
             try:
                 json.loads(line)

@@ -151,7 +151,8 @@ def test_the_program_fills_one_step_after_the_other(study, program, capsys):
     assert program([]) == 0
     found = presets.document()
     assert found["finalist-1"]["keys"] == {
-        "loss": "topk_transition", "k": 5, "loss_options": {"gate": "none", "strength": 0.5}, "strength_schedule": "ramp"}
+        "loss": "topk_transition", "k": 5, "loss_options": {"gate": "none", "strength": 0.5},
+        "strength_schedule": "ramp"}
     assert found["finalist-2"]["keys"]["loss_options"]["strength"] == 0.25 and found["transition"] is None
     # The second seed turns the order round, on average over both.
     put(study, "map-finalists", {
@@ -224,7 +225,7 @@ def test_a_preset_is_as_if_it_were_typed(study):
 
 def test_a_grid_that_waits_says_so_instead_of_running(study, tmp_path, capsys):
     with pytest.raises(presets.UnfilledPresetError,
-                       match="grid map-finalists.toml, variant finalist-1: preset 'finalist-1' is not chosen yet: run"):
+                       match="grid map-finalists.toml, variant finalist-1: preset 'finalist-1' is not chosen"):
         grids.load("map-finalists")
     assert sweep.main(["map-finalists", "--out", str(tmp_path / "out")]) == 2
     assert "choose_presets.py" in capsys.readouterr().err and not (tmp_path / "out").exists()
@@ -249,7 +250,8 @@ def test_mistakes_are_named(study, text, message):
 # What is committed.
 
 
-@pytest.mark.parametrize("name, digest", [("first-study", "8636af8eb301"), ("map", "a4e945fa714e"), ("gpu", "ba580aa5a76d")])
+@pytest.mark.parametrize("name, digest", [("first-study", "8636af8eb301"), ("map", "a4e945fa714e"),
+                                          ("gpu", "ba580aa5a76d")])
 def test_run_ids_of_grids_without_presets_are_what_they_were(name, digest):
     run_ids = " ".join(cell.config.run_id for cell in grids.load(name).cells)
     assert hashlib.sha256(run_ids.encode()).hexdigest()[:12] == digest

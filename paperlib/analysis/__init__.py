@@ -7,6 +7,7 @@ themselves are found to do (``calibration``), what they cost and how fast traini
 from paperlib.analysis.calibrated import calibration, calibration_document
 from paperlib.analysis.choice import choices, ranking, rates, transition_map
 from paperlib.analysis.claims import Place, part_status, region_verdict, setups_verdict, size_verdict, verdicts
+from paperlib.analysis.comparisons import crossings, equivalences, memorisation, primary, probabilities
 from paperlib.analysis.costs import cost_document, loss_costs, loss_memory
 from paperlib.analysis.frames import (
     candidate_differences,
@@ -38,9 +39,10 @@ from paperlib.analysis.performance import (
 
 __all__ = [
     "Place", "augmentation_rates", "calibration", "calibration_document", "candidate_differences", "candidates",
-    "certificates", "choice_costs", "choices", "cost_document", "curve_bands", "curves", "determinism_costs",
-    "difference_bands", "differences", "diverged", "ensemble_speedups", "environments", "history", "labels",
-    "loss_costs", "loss_memory", "loss_shares", "part_status", "performance_documents", "ranking", "rates",
-    "region_verdict", "regrets", "require_comparable", "runs", "setups_verdict", "size_verdict", "status",
-    "step_parts", "summary", "training_rates", "transition_map", "verdicts",
+    "certificates", "choice_costs", "choices", "cost_document", "crossings", "curve_bands", "curves",
+    "determinism_costs", "difference_bands", "differences", "diverged", "ensemble_speedups", "environments",
+    "equivalences", "history", "labels", "loss_costs", "loss_memory", "loss_shares", "memorisation", "part_status",
+    "performance_documents", "primary", "probabilities", "ranking", "rates", "region_verdict", "regrets",
+    "require_comparable", "runs", "setups_verdict", "size_verdict", "status", "step_parts", "summary",
+    "training_rates", "transition_map", "verdicts",
 ]

@@ -1,11 +1,12 @@
 """Settings chosen on validation images: the rules, written down before the records that they read were complete.
 
-The transition. A map of one seed names two finalists, a second seed decides between them. A setting's *shortfall* is how far its
-top-1 difference to cross entropy lies below -0.5 points, summed over the setups; the smallest shortfall goes first, then
-the largest gain in top-5 on a fifth of the images, where cross entropy memorises. Equal ones: the map's order.
+The transition. A map of one seed names two finalists, a second seed decides between them. A setting's *shortfall* is
+how far its top-1 difference to cross entropy lies below -0.5 points, summed over the setups; the smallest shortfall
+goes first, then the largest gain in top-5 on a fifth of the images, where cross entropy memorises. Equal ones stay in
+the map's order.
 
-The rates of rivals. Each loss is trained at three rates with two seeds on a fifth of the images, for 20 of its 50 epochs. It keeps
-the recipe's rate, unless another one has a top-5 accuracy that is better by more than 0.5 points on average.
+The rates of rivals. Each loss is trained at three rates with two seeds on a fifth of the images, for 20 of its 50
+epochs. It keeps the recipe's rate, unless another one is better by more than 0.5 points of top-5 on average.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,9 +46,10 @@ def transition_map(grid_names: Sequence[str] = (MAP,), baseline: str = "ce", spl
         ks: accuracies to compare.
 
     Returns:
-        One row a setup and setting, the baseline last in its setup. Columns: setup, variant, label, gate, blend, strength,
-        start (of the ramp, training progress), seeds (runs that have their baseline), planned (runs), top1, top5,
-        ... (difference of accuracies, mean over those seeds; NaN: none yet), train_top1 (accuracy in the last epoch).
+        One row a setup and setting, the baseline last in its setup. Columns: setup, variant, label, gate, blend,
+        strength, start (of the ramp, training progress), seeds (runs that have their baseline), planned (runs), top1,
+        top5, ... (difference of accuracies, mean over those seeds; NaN: none yet), train_top1 (accuracy in the last
+        epoch).
 
     Raises:
         ValueError: records of several protocols.
@@ -106,7 +108,8 @@ def ranking(table: pd.DataFrame, baseline: str = "ce", deciding: str = DECIDING_
         deciding: setup in which the gain in top-5 counts.
 
     Returns:
-        Columns: variant, shortfall (accuracy, >= 0), top5 (difference in the deciding setup), top1_SETUP for each setup.
+        Columns: variant, shortfall (accuracy, >= 0), top5 (difference in the deciding setup), top1_SETUP for each
+        setup.
 
     Raises:
         ValueError: the map has no such setup.
@@ -122,7 +125,8 @@ def ranking(table: pd.DataFrame, baseline: str = "ce", deciding: str = DECIDING_
             rows.append({"variant": variant, "shortfall": round(shortfall, 9),
                          "top5": round(own.loc[own["setup"] == deciding, "top5"].item(), 9),
                          **{f"top1_{setup}": value for setup, value in cost.items()}})
-    found = pd.DataFrame(rows, columns=["variant", "shortfall", "top5", *(f"top1_{s}" for s in table["setup"].unique())])
+    columns = ["variant", "shortfall", "top5", *(f"top1_{setup}" for setup in table["setup"].unique())]
+    found = pd.DataFrame(rows, columns=columns)
     return found.sort_values(["shortfall", "top5"], ascending=[True, False], kind="stable", ignore_index=True)
 
 
@@ -154,7 +158,8 @@ def choose_transition() -> dict[str, Choice]:
 def rates(grid_name: str) -> pd.DataFrame:
     """What a search for rates found: mean accuracies on validation of each loss at each rate.
 
-    Columns: variant, lr, top1, top5 (means over seeds), seeds, chosen (by the rule), edge (chosen at an end of the range).
+    Columns: variant, lr, top1, top5 (means over seeds), seeds, chosen (by the rule), edge (chosen, at an end of the
+    range).
 
     Raises:
         records.MissingRecordsError: a run of the search has no record yet.
@@ -167,7 +172,8 @@ def rates(grid_name: str) -> pd.DataFrame:
     table["seeds"] = found.groupby(["variant", "lr"], sort=False)["seed"].nunique().to_numpy()
     standard = RunConfig().lr
     if standard not in set(table["lr"]):
-        raise ValueError(f"grid {grid_name!r} tries lr {sorted(set(table['lr']))}: expected the recipe's {standard} too")
+        raise ValueError(f"grid {grid_name!r} tries lr {sorted(set(table['lr']))}: expected the recipe's {standard} "
+                         "too")
     chosen = {}
     for variant, own in table.groupby("variant", sort=False):
         by_rate = own.set_index("lr")["top5"]

@@ -200,7 +200,7 @@ def paired_differences(curves: Curves, baseline: str) -> Gaps:
     Raises:
         ValueError: there is no such variant.
     """
-    _require_variant(curves, baseline)
+    require_variant(curves, baseline)
     return {(setup, variant): rows - curves[setup, baseline]
             for (setup, variant), rows in curves.items() if variant != baseline}
 
@@ -252,7 +252,7 @@ def difference_bands(grid_name: str, baseline: str = "ce", level: Any = 0.95, dr
     Columns: setup, variant, k, difference, low, high.
     """
     ranks, classes = rank_arrays(grid_name, split)
-    _require_variant(ranks, baseline)
+    require_variant(ranks, baseline)
     pairs = {key: (rows, ranks[key[0], baseline]) for key, rows in ranks.items() if key[1] != baseline}
     return _bands(pairs, classes, "difference", level, draws, seed)
 
@@ -321,7 +321,7 @@ def candidate_differences(grid_name: str, baseline: str = "ce", targets: Sequenc
     Columns: setup, variant, target, difference, low, high, n (seeds).
     """
     ranks, _ = rank_arrays(grid_name, split)
-    _require_variant(ranks, baseline)
+    require_variant(ranks, baseline)
     smallest, rows = stats.smallest_k_statistic(targets), []
 
     def statistic(own: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -335,7 +335,8 @@ def candidate_differences(grid_name: str, baseline: str = "ce", targets: Sequenc
     return pd.DataFrame(rows)
 
 
-def _require_variant(ranks: Iterable[tuple[str, str]], variant: str) -> None:
+def require_variant(ranks: Iterable[tuple[str, str]], variant: str) -> None:
+    """Refuse a baseline that is no variant."""
     names = list(dict.fromkeys(name for _, name in ranks))
     if variant not in names:
         raise ValueError(f"baseline={variant!r}: expected one of the variants {', '.join(names)}")
@@ -365,8 +366,8 @@ def status(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
         try:
             grid = grids.load(name)
         except presets.UnfilledPresetError:
-            rows.append({"grid": name, "title": "waits for a setting that other runs choose", "runs": 0, "missing": "–",
-                         "missing_runs": "", "protocol": "", "core_hours": 0.0})
+            rows.append({"grid": name, "title": "waits for a setting that other runs choose", "runs": 0,
+                         "missing": "–", "missing_runs": "", "protocol": "", "core_hours": 0.0})
             continue
         pairs = present(name)
         absent = [cell.config.run_id for cell in records.missing(grid.cells, [record for _, record in pairs])]
