@@ -6,7 +6,7 @@ themselves are found to do (``calibration``), what they cost and how fast traini
 
 from paperlib.analysis.calibrated import calibration, calibration_document
 from paperlib.analysis.choice import choices, ranking, rates, transition_map
-from paperlib.analysis.claims import Place, part_status, region_verdict, setups_verdict, size_verdict, verdicts
+from paperlib.analysis.claims import part_status, setups_verdict, size_verdict, verdicts
 from paperlib.analysis.comparisons import crossings, equivalences, memorisation, primary, probabilities
 from paperlib.analysis.costs import cost_document, loss_costs, loss_memory
 from paperlib.analysis.frames import (
@@ -36,13 +36,14 @@ from paperlib.analysis.performance import (
     step_parts,
     training_rates,
 )
+from paperlib.analysis.phase import PHASES, gains, joint_regions, overview, richness, search, trade
 
 __all__ = [
-    "Place", "augmentation_rates", "calibration", "calibration_document", "candidate_differences", "candidates",
+    "PHASES", "augmentation_rates", "calibration", "calibration_document", "candidate_differences", "candidates",
     "certificates", "choice_costs", "choices", "cost_document", "crossings", "curve_bands", "curves",
     "determinism_costs", "difference_bands", "differences", "diverged", "ensemble_speedups", "environments",
-    "equivalences", "history", "labels", "loss_costs", "loss_memory", "loss_shares", "memorisation", "part_status",
-    "performance_documents", "primary", "probabilities", "ranking", "rates", "region_verdict", "regrets",
-    "require_comparable", "runs", "setups_verdict", "size_verdict", "status", "step_parts", "summary",
-    "training_rates", "transition_map", "verdicts",
+    "equivalences", "gains", "history", "joint_regions", "labels", "loss_costs", "loss_memory", "loss_shares",
+    "memorisation", "overview", "part_status", "performance_documents", "primary", "probabilities", "ranking",
+    "rates", "regrets", "require_comparable", "richness", "runs", "search", "setups_verdict", "size_verdict",
+    "status", "step_parts", "summary", "trade", "training_rates", "transition_map", "verdicts",
 ]

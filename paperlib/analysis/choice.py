@@ -47,7 +47,7 @@ def transition_map(grid_names: Sequence[str] = (MAP,), baseline: str = "ce", spl
 
     Returns:
         One row a setup and setting, the baseline last in its setup. Columns: setup, variant, label, gate, blend,
-        strength, start (of the ramp, training progress), seeds (runs that have their baseline), planned (runs), top1,
+        tau, strength, start (of the ramp, training progress), seeds (runs that have their baseline), planned (runs), top1,
         top5, ... (difference of accuracies, mean over those seeds; NaN: none yet), train_top1 (accuracy in the last
         epoch).
 
@@ -85,6 +85,7 @@ def transition_map(grid_names: Sequence[str] = (MAP,), baseline: str = "ce", spl
                 "setup": setup, "variant": variant, "label": first.variants[variant]["label"],
                 "gate": options.get("gate", "ratio") if transition else "",
                 "blend": options.get("blend", "probability") if transition else "",
+                "tau": options.get("tau", 1.0) if transition else np.nan,
                 "strength": options.get("strength", 1.0) if transition else 0.0,
                 "start": config.ramp_start if config.strength_schedule == "ramp" else 0.0,
                 "seeds": len(seeds), "planned": len(planned[setup, variant]),

@@ -6,13 +6,13 @@ verdict is the late ramp, the reading stated beforehand; other readings are desc
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from paperlib import grids, stats
-from paperlib.analysis import frames
+from paperlib.analysis import frames, phase
 from paperlib.analysis.frames import Gaps, Ranks
 from paperlib.grids import Grid
 from paperlib.stats import Interval
@@ -78,30 +78,6 @@ def setups_verdict(parts: Sequence[Status], exceptions: int = 0) -> Verdict:
     return "partly" if holds or leans >= max(len(parts) - exceptions, 1) else "not reproduced"
 
 
-class Place(NamedTuple):
-    """One cell of a map over complexity and capacity: the top-2 gain there, and whether the model is rich enough."""
-
-    gain: Interval
-    rich: bool
-
-
-def region_verdict(places: Sequence[Place]) -> Verdict:
-    """Verdict on C1: a gain in top-2 in some region, and none where the model is rich enough.
-
-    Returns:
-        "not yet tested" unless there are both rich and poor places; "reproduced": a lower end above 0 in at least two
-        poor places, since one is no region, and in no rich one. "partly": in one place, or in rich ones too, or the
-        right sign on average over the poor places without an interval below 0. "not reproduced" otherwise.
-    """
-    poor, rich = [p.gain for p in places if not p.rich], [p.gain for p in places if p.rich]
-    if not poor or not rich:
-        return "not yet tested"
-    if gains := sum(gain.low > 0 for gain in poor):
-        return "reproduced" if gains >= 2 and not any(gain.low > 0 for gain in rich) else "partly"
-    leaning = np.mean([gain.mean for gain in poor]) > 0 and all(gain.high >= 0 for gain in poor)
-    return "partly" if leaning else "not reproduced"
-
-
 def size_verdict(difference: float, low: float, high: float, size: float = C5_SIZE) -> Verdict:
     """Verdict on C5 from an interval of the difference in candidates.
 
@@ -114,7 +90,7 @@ def size_verdict(difference: float, low: float, high: float, size: float = C5_SI
     return "partly" if difference < 0 else "not reproduced"
 
 
-def verdicts(grid_name: str = "first-study", synthetic_grid: str = "synthetic-first", level: Any = 0.95,
+def verdicts(grid_name: str = "first-study", phases: Sequence[str] = phase.PHASES, level: Any = 0.95,
              draws: int = 1000) -> pd.DataFrame:
     """The five claims with the paper's figure, ours, and the verdict.
 
@@ -122,7 +98,7 @@ def verdicts(grid_name: str = "first-study", synthetic_grid: str = "synthetic-fi
 
     Args:
         grid_name: CIFAR-100 runs, for C2 to C5.
-        synthetic_grid: synthetic runs, for C1.
+        phases: phase diagrams of synthetic data, a family each, for C1.
         level: joint confidence.
         draws: bootstrap replicates for C5.
 
@@ -134,8 +110,8 @@ def verdicts(grid_name: str = "first-study", synthetic_grid: str = "synthetic-fi
         ValueError: records that cannot be compared, or a grid without the variants that a claim compares.
     """
     found: dict[str, tuple[str, Verdict]] = dict.fromkeys(CLAIMS, ("no runs", "not yet tested"))
-    if frames.present(synthetic_grid):
-        found["C1"] = _c1(synthetic_grid, level)
+    if run := [name for name in phases if frames.present(name)]:
+        found["C1"] = _c1(run, level)
     if frames.present(grid_name):
         grid, names = grids.load(grid_name), frames.labels(grid_name)
         ours = _transition(grid)
@@ -150,30 +126,18 @@ def verdicts(grid_name: str = "first-study", synthetic_grid: str = "synthetic-fi
                          for key, (claim, paper) in CLAIMS.items()])
 
 
-def _c1(grid_name: str, level: Any) -> tuple[str, Verdict]:
-    grid, names = grids.load(grid_name), frames.labels(grid_name)
-    ours = _transition(grid)
-    curves = frames.curve_arrays(grid_name)
-    gaps = frames.paired_differences(curves, BASELINE)
-    configs = {setup: _config(grid, setup) for setup in grid.setups}
-    complexity = {setup: repr([keys["family"], keys["family_options"]]) for setup, keys in configs.items()}
-    capacity = {setup: (keys["depth"] or 0, keys["width"] or 0) for setup, keys in configs.items()}
-    gain = {setup: stats.paired_t_interval(gaps[setup, ours][:, 1], level, len(configs)) for setup in configs}
-    beaten = sum(interval.low > 0 for interval in gain.values())
-    best = max(gain, key=lambda setup: gain[setup].mean)
-    text = (f"top-2 gain over cross entropy {_points(gain[best])} points at most ({names[best]}); lower bound above 0 "
-            f"in {beaten} of {len(gain)} setups")
-    fixed = [word for word, values in (("complexity", complexity), ("capacity", capacity))
-             if len(set(values.values())) == 1]
-    if fixed:
-        return f"{text}; one {' and one '.join(fixed)} only, while the claim is about how they meet", "not yet tested"
-    # Rich enough: the largest model on the simplest data, the complexity that cross entropy solves best there.
-    largest = [setup for setup in gain if capacity[setup] == max(capacity.values())]
-    simplest = complexity[max(largest, key=lambda setup: np.mean(curves[setup, BASELINE][:, 0]))]
-    rich = [setup for setup in largest if complexity[setup] == simplest]
-    seen = ", ".join(f"{names[setup]}: {_points(gain[setup])}" for setup in rich)
-    return f"{text}; where the model is rich enough, {seen}", region_verdict(
-        [Place(gain[setup], setup in rich) for setup in gain])
+def _c1(grid_names: Sequence[str], level: Any) -> tuple[str, Verdict]:
+    """Every family of data is a setup of the claim; :func:`paperlib.analysis.phase.overview` says what each shows."""
+    parts, texts = [], []
+    for name in grid_names:
+        found = phase.overview(name, level=level)
+        largest = _signed(f"{100 * found['largest']:+.2f}") if found["poor"] else "none"
+        texts.append(f"{grids.load(name).title.split(': ')[-1]}: gain in {found['gained']} of {found['poor']} cells "
+                     f"that no network solves, {largest} points at most; in {found['exceptions']} of {found['rich']} "
+                     "that cross entropy solves")
+        if found["status"]:
+            parts.append(found["status"])
+    return "; ".join(texts), setups_verdict(parts)
 
 
 def _c2(gaps: Gaps, setups: Sequence[str], names: dict[str, str], level: Any) -> tuple[str, Verdict]:

@@ -2,7 +2,7 @@
 
 A map is a grid with two axes, complexity and capacity, whose cells hold many models. Accuracies are exact, under the
 known class probabilities of the test points. The rules of the verdict on C1 stand here; they were written down before
-the maps were run.
+the grids were run.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from paperlib import grids, stats
 from paperlib.analysis.many import regrets
 from paperlib.grids import Grid
 
-#: The maps that decide C1, a family of data each.
-MAPS = ("map-competition", "map-spirals", "map-rings", "map-mixture")
+#: The grids that decide C1, a family of data each.
+PHASES = ("phase-competition", "phase-spirals", "phase-rings", "phase-mixture")
 #: A network represents the best top-1 prediction where it falls short of it by at most this (accuracy).
-REPRESENTED = 0.01
+REPRESENTED = 0.02
 #: A gain below this (accuracy) is too small to matter, however certain.
 MATTERS = 0.0025
 
@@ -193,3 +193,26 @@ def joint_regions(trades: pd.DataFrame, level: Any = 0.95) -> pd.DataFrame:
     means: Sequence[tuple[float, float]] = list(zip(frame["top1"], frame["topk"], strict=True))
     frame["pareto"] = [not any(x > own[0] and y > own[1] for x, y in means) for own in means]
     return frame
+
+
+def search(grid_name: str) -> pd.DataFrame:
+    """What a search over one axis found on validation, for each family of data: the exact accuracy at the losses' k.
+
+    Columns: family, variant, value (of the axis), accuracy (mean over seeds), chosen (the best value for its family
+    and variant).
+
+    Raises:
+        ValueError: a grid without exactly one axis.
+    """
+    grid = grids.load(grid_name)
+    if len(grid.axes) != 1:
+        raise ValueError(f"grid {grid_name!r} has {len(grid.axes)} axes: expected one, what is searched")
+    configs = {cell.setup: cell.config for cell in grid.cells}
+    frame = regrets(grid_name, "validation")
+    frame = frame[frame["k"] == max(_ks(grid_name))]
+    frame = frame.assign(value=[grid.axes[0].of(configs[setup]) for setup in frame["setup"]],
+                         family=[configs[setup].family for setup in frame["setup"]])
+    means = frame.groupby(["family", "variant", "value"], sort=False)["expected"].mean()
+    found = means.rename("accuracy").reset_index()
+    found["chosen"] = found["accuracy"] == found.groupby(["family", "variant"])["accuracy"].transform("max")
+    return found

@@ -19,12 +19,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from paperlib.figures._style import WIDTH, Labels, Plotted, looks, style
+from paperlib.figures.map import transition_map
 from paperlib.figures.performance import step_parts, training_rates
+from paperlib.figures.phase import gains_forest, phase_diagram, tradeoff_regions
 from paperlib.figures.synthetic import decision_regions, gap_of_knobs, split_objectives
 
-__all__ = ["WIDTH", "candidates_forest", "class_regions", "decision_regions", "difference_curves", "differences",
-           "gap_of_knobs", "looks", "loss_curves", "split_objectives", "step_parts", "style", "topk_curves",
-           "tradeoff", "training_curves", "training_rates"]
+__all__ = ["candidates_forest", "class_regions", "decision_regions", "difference_curves", "differences",
+           "gains_forest", "gap_of_knobs", "looks", "loss_curves", "phase_diagram", "split_objectives",
+           "step_parts", "style", "topk_curves", "tradeoff", "tradeoff_regions", "training_curves",
+           "training_rates", "transition_map", "WIDTH"]
 
 _TARGET_MARKERS = {0.9: "o", 0.95: "s", 0.99: "D"}
 

@@ -16,7 +16,8 @@ def crossing_k(difference: ArrayLike) -> float:
     The k that splits the curve best into "behind" and "ahead": it leaves the smallest area of the wrong sign,
     :math:`\sum_{j<k} \max(d_j, 0) + \sum_{j \ge k} \max(-d_j, 0)`, which is a constant plus :math:`\sum_{j<k} d_j`.
     For a curve that changes its sign once, upwards, that is the change. Where a curve trembles about 0, no single
-    tremor decides. Of a curve that is ahead first and behind later this number says only which of the two areas is larger.
+    tremor decides. Of a curve that is ahead first and behind later this number says only which of the two areas is
+    larger.
 
     Args:
         difference: accuracy of A minus that of B at k = 1..C, shape (C,).

@@ -1,0 +1,153 @@
+"""Maps over complexity and capacity, and what losses trade: figures of the synthetic study."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Ellipse
+
+from paperlib.figures._style import WIDTH, Labels, Plotted, looks, style
+
+
+def phase_diagram(gains: pd.DataFrame, richness: pd.DataFrame, labels: Labels = None,
+                  axes: tuple[str, str] = ("complexity", "capacity")) -> Plotted:
+    """What each loss gains over cross entropy in every cell of a map, and below what cross entropy falls short.
+
+    A row a loss, a column a k. Dots mark cells that are significant after correction. The line parts the cells in
+    which some network represents the best top-1 prediction (above it, or right) from those in which none does. The
+    last row is cross entropy's regret to the best possible prediction.
+
+    Args:
+        gains: as :func:`paperlib.analysis.gains` gives them.
+        richness: as :func:`paperlib.analysis.richness` gives it.
+        labels: names of the variants.
+        axes: what the two axes are.
+
+    Returns:
+        The figure, and the gains in percentage points.
+    """
+    ks, variants = sorted(gains["k"].unique()), list(gains["variant"].unique())
+    frame = gains.assign(gain=100 * gains["gain"], regret=100 * gains["regret"], baseline=100 * gains["baseline"])
+    limits = {k: max(0.1, frame.loc[frame["k"] == k, "gain"].abs().max()) for k in ks}
+    poor = richness.assign(poor=richness["kind"] == "poor").pivot(index="capacity", columns="complexity",
+                                                                 values="poor").to_numpy()
+    with style():
+        rows = len(variants) + 1
+        figure, grid = plt.subplots(rows, len(ks), figsize=(WIDTH, 2.55 * rows + 0.4), squeeze=False, sharex=True,
+                                    sharey=True)
+        for row, variant in enumerate(variants):
+            for column, k in enumerate(ks):
+                part = frame[(frame["variant"] == variant) & (frame["k"] == k)]
+                image = _map(grid[row, column], part, "gain", "RdBu", (-limits[k], limits[k]), poor,
+                             part[part["significant"]])
+                figure.colorbar(image, ax=grid[row, column], shrink=0.9)
+                grid[row, column].set_title(f"{(labels or {}).get(variant, variant)}:\ntop-{k} gain (points)",
+                                            loc="left", fontsize=11)
+        for column, k in enumerate(ks):
+            part = frame[(frame["variant"] == variants[0]) & (frame["k"] == k)]
+            image = _map(grid[-1, column], part, "baseline", "viridis", (0, None), poor)
+            figure.colorbar(image, ax=grid[-1, column], shrink=0.9)
+            grid[-1, column].set_title(f"cross entropy:\ntop-{k} regret (points)", loc="left", fontsize=11)
+            grid[-1, column].set_xlabel(axes[0])
+        for row in grid:
+            row[0].set_ylabel(axes[1])
+        plt.close(figure)
+    return figure, frame
+
+
+def tradeoff_regions(regions: pd.DataFrame, trades: pd.DataFrame, labels: Labels = None, k: int = 2) -> Plotted:
+    """Top-k over top-1 of every loss: the mean with its joint confidence ellipse, single networks, the Pareto front.
+
+    Args:
+        regions: as :func:`paperlib.analysis.joint_regions` gives them.
+        trades: as :func:`paperlib.analysis.trade` gives them.
+        labels: names of the variants.
+        k: of the second accuracy.
+    """
+    found, look = regions.reset_index(drop=True), _many_looks(list(regions["variant"]))
+    front = found[found["pareto"]].sort_values("top1")
+    with style():
+        figure, axes = plt.subplots(figsize=(WIDTH, 5.4))
+        axes.plot(100 * front["top1"], 100 * front["topk"], color=".5", linestyle="--", linewidth=1.2, zorder=1)
+        handles = [Line2D([], [], color=".5", linestyle="--", linewidth=1.2, label="Pareto front of the means")]
+        for row in found.to_dict("records"):
+            colour, marker = look[row["variant"]]
+            own = trades[trades["variant"] == row["variant"]]
+            axes.plot(100 * own["top1"], 100 * own["topk"], color=colour, marker=marker, linestyle="", markersize=3,
+                      alpha=0.3, zorder=2)
+            axes.add_patch(Ellipse((100 * row["top1"], 100 * row["topk"]), 200 * row["a"], 200 * row["b"],
+                                   angle=np.degrees(row["angle"]), facecolor=colour, alpha=0.25, edgecolor=colour))
+            axes.plot(100 * row["top1"], 100 * row["topk"], color=colour, marker=marker, markersize=9,
+                      markeredgecolor="black", linestyle="", zorder=3)
+            handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", markersize=8,
+                                  label=(labels or {}).get(row["variant"], row["variant"])))
+        axes.set(xlabel="top-1 accuracy (%)", ylabel=f"top-{k} accuracy (%)")
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, columnspacing=1, handletextpad=0.4)
+        plt.close(figure)
+    return figure, found.assign(top1=100 * found["top1"], topk=100 * found["topk"])
+
+
+def gains_forest(gains: pd.DataFrame, labels: Mapping[str, str], titles: Mapping[int, str]) -> Plotted:
+    """Gains over cross entropy with intervals: a row a variant, a column a k, a colour a setup.
+
+    Args:
+        gains: columns setup, variant, k, mean, low, high, fractions, as :func:`paperlib.analysis.differences`.
+        labels: names of setups and variants.
+        titles: of the columns, by k.
+    """
+    setups, variants = list(gains["setup"].unique()), list(gains["variant"].unique())
+    look = looks(setups)
+    frame = gains.assign(**{name: 100 * gains[name] for name in ("mean", "low", "high")})
+    with style():
+        figure, grid = plt.subplots(1, len(titles), figsize=(WIDTH, 1.3 + 0.42 * len(variants)), sharey=True,
+                                    squeeze=False)
+        for axes, (k, title) in zip(grid[0], titles.items(), strict=True):
+            for shift, setup in zip(np.linspace(-0.22, 0.22, len(setups)), setups, strict=True):
+                part = frame[(frame["setup"] == setup) & (frame["k"] == k)].set_index("variant").loc[variants]
+                at = np.arange(len(variants)) + shift
+                axes.errorbar(part["mean"], at, xerr=[part["mean"] - part["low"], part["high"] - part["mean"]],
+                              color=look[setup][0], marker=look[setup][1], markersize=5, linestyle="", elinewidth=1.5)
+            axes.axvline(0, color=".4", linewidth=1)
+            axes.set_title(title, loc="left")
+            axes.set_xlabel("gain (points)")
+        grid[0, 0].set_yticks(range(len(variants)), [labels.get(name, name) for name in variants])
+        grid[0, 0].invert_yaxis()
+        figure.legend(handles=[Line2D([], [], color=look[name][0], marker=look[name][1], linestyle="",
+                                      label=labels.get(name, name)) for name in setups],
+                      loc="outside upper center", ncols=min(2, len(setups)), handletextpad=0.4)
+        plt.close(figure)
+    return figure, frame
+
+
+def _map(axes: Axes, frame: pd.DataFrame, column: str, colours: str, limits: tuple[float, float | None],
+         poor: Any, marked: pd.DataFrame | None = None) -> Any:
+    """One map, a cell of equal size for each setup, and the border of the cells that are poor."""
+    table = frame.pivot(index="capacity", columns="complexity", values=column)
+    image = axes.imshow(table.to_numpy(), origin="lower", cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto",
+                        interpolation="nearest")
+    x, y = list(table.columns), list(table.index)
+    if marked is not None and len(marked):
+        axes.plot([x.index(value) for value in marked["complexity"]], [y.index(value) for value in marked["capacity"]],
+                  marker="o", markersize=2.5, color="black", linestyle="")
+    for row, column_ in np.argwhere(poor[:, :-1] != poor[:, 1:]):
+        axes.plot([column_ + 0.5] * 2, [row - 0.5, row + 0.5], color="black", linewidth=1.8)
+    for row, column_ in np.argwhere(poor[:-1] != poor[1:]):
+        axes.plot([column_ - 0.5, column_ + 0.5], [row + 0.5] * 2, color="black", linewidth=1.8)
+    axes.set_xticks(range(len(x)), [f"{value:g}" for value in x])
+    axes.set_yticks(range(len(y)), [f"{value:g}" for value in y])
+    axes.grid(False)
+    return image
+
+
+def _many_looks(variants: Sequence[str]) -> dict[str, tuple[Any, str]]:
+    """Colour and marker of more variants than there are colours: the colours come again with other markers."""
+    first, rest = list(variants[:10]), list(variants[10:])
+    found = looks(first)
+    again = list(looks([f"{place}" for place in range(10)]).values())
+    for place, name in enumerate(rest):
+        found[name] = (again[place % 10][0], again[(place + 5) % 10][1])
+    return found
