@@ -47,9 +47,9 @@ def transition_map(grid_names: Sequence[str] = (MAP,), baseline: str = "ce", spl
 
     Returns:
         One row a setup and setting, the baseline last in its setup. Columns: setup, variant, label, gate, blend,
-        tau, strength, start (of the ramp, training progress), seeds (runs that have their baseline), planned (runs), top1,
-        top5, ... (difference of accuracies, mean over those seeds; NaN: none yet), train_top1 (accuracy in the last
-        epoch).
+        tau, strength, start (of the ramp, training progress), seeds (runs that have their baseline), planned (runs),
+        top1, top5, ... (difference of accuracies, mean over those seeds; NaN: none yet), train_top1 (accuracy in the
+        last epoch).
 
     Raises:
         ValueError: records of several protocols.

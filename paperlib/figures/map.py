@@ -33,8 +33,8 @@ def transition_map(table: pd.DataFrame, labels: Labels = None, baseline: str = "
     starts, setups = sorted(shown["start"].unique()), list(frame["setup"].unique())
     missing = bool(shown["top1"].isna().any())
     with style():
-        figure = plt.figure(figsize=(WIDTH, 0.5 * missing + len(setups) * (1.7 + 0.62 * len(rows))))
-        parts = np.atleast_1d(figure.subfigures(len(setups), 1))
+        figure = plt.figure(figsize=(WIDTH, len(setups) * (1.7 + 0.64 * len(rows))))
+        parts = figure.subfigures(len(setups), 1, squeeze=False)[:, 0]
         for part, setup in zip(parts, setups, strict=True):
             own = shown[shown["setup"] == setup]
             largest = np.nanmax([0.1, *own[["top1", "top5", "top10"]].abs().to_numpy().ravel()])
@@ -45,25 +45,27 @@ def transition_map(table: pd.DataFrame, labels: Labels = None, baseline: str = "
                     "cmap": "PuOr_r", "vmin": -1.6 * largest, "vmax": 1.6 * largest}
                 _cells(axes, own, column, rows, starts, "{:.1f}" if trained else "{:+.2f}", scale)
                 axes.set_title(title, loc="left")
-            part.supxlabel("start of the ramp (share of training)", fontsize=12)
+            for axes in part.axes[::2]:
+                axes.set_ylabel("strength or gate")
+            for axes in part.axes[2:]:
+                axes.set_xlabel("start of the ramp")
             reference = frame.loc[(frame["setup"] == setup) & (frame["variant"] == baseline), "train_top1"].item()
             known = f": trains to {reference:.1f} %" if np.isfinite(reference) else ": not yet run"
             part.suptitle(f"{(labels or {}).get(setup, setup)}\n({(labels or {}).get(baseline, baseline)}{known})",
                           fontsize=13, x=0.02, ha="left")
         if missing:
-            parts[-1].legend(handles=[Patch(facecolor="white", edgecolor=".5", hatch="///", label="not yet run")],
-                             loc="lower right", fontsize=12)
+            parts[0].legend(handles=[Patch(facecolor="white", edgecolor=".6", hatch="///", label="not yet run")],
+                            loc="upper right")
         plt.close(figure)
     return figure, frame
 
 
 def _row(setting: dict[Any, Any]) -> str:
-    """Label of the row of a setting."""
-    if setting["gate"] == "none":
-        return f"{setting['strength']:g}"
-    named = [f"{key} {setting[key]}" for key, usual in (("blend", "probability"), ("tau", 1.0))
-             if setting[key] not in (usual, "")]
-    return "\n".join([f"gate {setting['gate']}", *(text.removesuffix(".0") for text in named)])
+    """Label of the row of a setting: its strength, or its gate. Other losses have none."""
+    if setting["gate"] in ("none", ""):
+        return f"{setting['strength']:g}" if setting["gate"] else ""
+    return ", ".join([setting["gate"], *([setting["blend"]] if setting["blend"] != "probability" else []),
+                      *([f"τ {setting['tau']:g}"] if setting["tau"] != 1 else [])])
 
 
 def _cells(axes: Axes, own: pd.DataFrame, column: str, rows: list[str], starts: list[float], text: str,
@@ -74,9 +76,10 @@ def _cells(axes: Axes, own: pd.DataFrame, column: str, rows: list[str], starts: 
         values[y, x] = setting[column]
         if np.isnan(setting[column]):
             axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor="white", edgecolor=".6", hatch="///",
-                                     linewidth=0))
+                                     linewidth=1))
         else:
-            axes.annotate(text.format(setting[column]).replace("-", "\N{MINUS SIGN}"), (x, y), ha="center",
+            value = round(setting[column], 2) + 0.0  # no minus before a zero
+            axes.annotate(text.format(value).replace("-", "\N{MINUS SIGN}"), (x, y), ha="center",
                           va="center", fontsize=12)
     axes.imshow(np.ma.masked_invalid(values), aspect="auto", zorder=0.5, **scale)
     axes.set_xticks(range(len(starts)), [f"{start:g}" for start in starts])
