@@ -20,6 +20,7 @@ from paperlib.analysis.frames import (
     environments,
     history,
     labels,
+    present,
     require_comparable,
     runs,
     status,
@@ -37,13 +38,15 @@ from paperlib.analysis.performance import (
     training_rates,
 )
 from paperlib.analysis.phase import PHASES, gains, joint_regions, overview, richness, search, trade
+from paperlib.analysis.study import complete_pairs, study_verdicts
 
 __all__ = [
     "PHASES", "augmentation_rates", "calibration", "calibration_document", "candidate_differences", "candidates",
-    "certificates", "choice_costs", "choices", "cost_document", "crossings", "curve_bands", "curves",
-    "determinism_costs", "difference_bands", "differences", "diverged", "ensemble_speedups", "environments",
-    "equivalences", "gains", "history", "joint_regions", "labels", "loss_costs", "loss_memory", "loss_shares",
-    "memorisation", "overview", "part_status", "performance_documents", "primary", "probabilities", "ranking",
-    "rates", "regrets", "require_comparable", "richness", "runs", "search", "setups_verdict", "size_verdict",
-    "status", "step_parts", "summary", "trade", "training_rates", "transition_map", "verdicts",
+    "certificates", "choice_costs", "choices", "complete_pairs", "cost_document", "crossings", "curve_bands",
+    "curves", "determinism_costs", "difference_bands", "differences", "diverged", "ensemble_speedups",
+    "environments", "equivalences", "gains", "history", "joint_regions", "labels", "loss_costs", "loss_memory",
+    "loss_shares", "memorisation", "overview", "part_status", "performance_documents", "present", "primary",
+    "probabilities", "ranking", "rates", "regrets", "require_comparable", "richness", "runs", "search",
+    "setups_verdict", "size_verdict", "status", "step_parts", "study_verdicts", "summary", "trade",
+    "training_rates", "transition_map", "verdicts",
 ]
