@@ -83,7 +83,8 @@ def verdicts() -> dict[str, str]:
 def test_without_runs_nothing_is_tested(study):
     table = analysis.study_verdicts()
     assert table["id"].tolist() == ["C2", "C3", "C4", "C5"] and set(table["verdict"]) == {"not yet tested"}
-    study.grid("cifar-more", HEAD + SETUP.replace("KEYS", "") + '[[variant]]\nname = "ce"\nlabel = "x"\npreset = "p"\n')
+    waiting = HEAD + SETUP.replace("KEYS", "") + '[[variant]]\nname = "ce"\nlabel = "x"\npreset = "p"\n'
+    study.grid("cifar-more", waiting)
     (study.grids / "presets.json").write_text('{"p": null}')
     assert analysis.complete_pairs() == {} and set(analysis.study_verdicts()["verdict"]) == {"not yet tested"}
 
