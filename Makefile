@@ -4,6 +4,7 @@
 # make record   run every chapter and record its outputs in tests/recorded
 # make runs     JOBS=2: execute the exemplary experiment notebooks into book/runs
 # make grid     GRID=name JOBS=2: run what a grid still misses, through the notebook, by Snakemake
+# make synthetic  JOBS=2: run what the synthetic study still misses; with ARGS="--out FOLDER" all of it again
 # make clean    remove what the commands above built (not .venv, not data)
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := book
-.PHONY: book test check record runs grid chromium clean
+.PHONY: book test check record runs grid synthetic chromium clean
 
 # A change in pyproject.toml makes this stamp, and with it the environment, out of date.
 .venv/.done: pyproject.toml
@@ -48,6 +49,9 @@ runs: .venv/.done
 grid: .venv/.done
 	@test -n "$(GRID)" || { echo "Which grid? make grid GRID=$$(ls experiments/grids | sed 's/\.toml$$//' | paste -sd'|')"; exit 2; }
 	$(BIN)/python -m snakemake --snakefile experiments/Snakefile --cores $(JOBS) --config grid=$(GRID) $(ARGS)
+
+synthetic: .venv/.done
+	$(BIN)/python experiments/synthetic.py --jobs $(JOBS) $(ARGS)
 
 # The page tests need a Chromium; where it can be installed it is, elsewhere those tests are skipped and say so.
 chromium:

@@ -19,3 +19,5 @@ CALIBRATION = EXPERIMENTS / "tables" / "calibration.json"
 PERFORMANCE = EXPERIMENTS / "tables" / "performance"
 #: The first measurement of bare steps, on another machine.
 EARLIER_RATES = EXPERIMENTS / "tables" / "earlier_rates.json"
+#: Weights of networks whose decision regions are drawn, by ``experiments/networks.py``.
+NETWORKS = EXPERIMENTS / "tables" / "networks.json"

@@ -353,7 +353,8 @@ def require(grid: str) -> dict[str, Record]:
 def tidy(records: Iterable[Record]) -> list[dict[str, Any]]:
     """One flat row a model: identity, configuration, environment, and the accuracy at every k of each split.
 
-    Runs of several seeds give a row for each; None stands for the results of a model that diverged.
+    Runs of several seeds give a row for each; None stands for the results of a model that diverged. Where the class
+    probabilities are known a row also has the accuracies under them, of the model and the best possible.
     """
     rows = []
     for record in records:
@@ -375,8 +376,13 @@ def _results(record: Record, split: str, place: int) -> dict[str, Any]:
     evaluation, hits = record.evaluation(split), np.cumsum(record.counts(split)[place])
     losses = {key: evaluation[key][place] if record.many else evaluation[key] for key in ("loss", "nll", "ece")}
     gone = losses["loss"] is None
-    return {"n": evaluation["n"], "num_classes": evaluation["num_classes"], **losses,
-            **{f"top{k}": None if gone else hit / evaluation["n"] for k, hit in enumerate(hits, 1)}}
+    found = {"n": evaluation["n"], "num_classes": evaluation["num_classes"], **losses,
+             **{f"top{k}": None if gone else hit / evaluation["n"] for k, hit in enumerate(hits, 1)}}
+    if "expected" in evaluation:
+        exact = evaluation["expected"][place] or [None] * len(hits)
+        found |= {f"expected_top{k}": value for k, value in enumerate(exact, 1)}
+        found |= {f"bayes_top{k}": value for k, value in enumerate(evaluation["bayes"], 1)}
+    return found
 
 
 def export(records: Iterable[Record], path: Path | str) -> Path:

@@ -7,20 +7,13 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from grids_for_tests import MAP, STUDY, Study, geometric_ranks, make_record, ranks_with_accuracy
+from grids_for_tests import STUDY, Study, geometric_ranks, make_record, ranks_with_accuracy
 
 from paperlib import analysis, grids, records, stats
-from paperlib.analysis.claims import Place
 from paperlib.metrics import smallest_k, topk_curve
 from paperlib.stats import Interval
 
 RATES = {"ce": 0.30, "ramp": 0.32, "grouped": 0.28}
-
-
-def map_setups(widths: tuple[int, ...], stripes: tuple[int, ...] = (2,)) -> str:
-    return "\n".join(
-        f'[[setup]]\nname = "w{width}s{stripe}"\nlabel = "width {width}, {stripe} stripes"\nwidth = {width}\n'
-        f"family_options = {{ stripes = {stripe} }}" for width in widths for stripe in stripes)
 
 
 @pytest.fixture
@@ -32,7 +25,6 @@ def study(tmp_path, monkeypatch) -> Study:
 def done(study: Study) -> Study:
     """The study with all its records; the ramp better, the grouped loss worse than cross entropy."""
     study.grid("first-study", STUDY)
-    study.grid("synthetic-first", MAP.replace("SETUPS", map_setups(widths=(4,))))
     study.write("first-study", lambda cell: geometric_ranks(cell, RATES[cell.variant]))
     return study
 
@@ -250,17 +242,6 @@ def test_verdict_over_setups(parts, all_of_them, but_one):
         assert analysis.setups_verdict(statuses, exceptions=1) == but_one
 
 
-@pytest.mark.parametrize(("poor", "rich", "verdict"), [
-    ([UP, UP, LEAN], [LEAN], "reproduced"), ([UP, UP], [DOWN], "reproduced"), ([UP, UP], [LEAN, UP], "partly"),
-    ([UP, LEAN], [LEAN], "partly"), ([UP], [DOWN], "partly"),
-    ([LEAN, WRONG, LEAN], [WRONG], "partly"), ([LEAN, DOWN], [WRONG], "not reproduced"),
-    ([WRONG], [WRONG], "not reproduced"), ([UP], [], "not yet tested"), ([], [LEAN], "not yet tested"),
-])
-def test_verdict_over_a_region(poor, rich, verdict):
-    places = [Place(gain, False) for gain in poor] + [Place(gain, True) for gain in rich]
-    assert analysis.region_verdict(places) == verdict
-
-
 @pytest.mark.parametrize(("difference", "low", "high", "verdict"), [
     (-6, -10, -2, "reproduced"), (-8, -8, -8, "reproduced"), (-3, -5, -1, "partly"), (-12, -15, -9, "partly"),
     (-4, -9, 1, "partly"), (-1, -3, 0, "partly"), (1, -9, 3, "not reproduced"), (0, 0, 0, "not reproduced"),
@@ -280,7 +261,6 @@ def study_with(study: Study, ce: dict[int, float], ramp: dict[str, dict[int, flo
                text: str = STUDY) -> None:
     """Exact accuracies, one image apart between seeds so that intervals have some width."""
     study.grid("first-study", text)
-    study.grid("synthetic-first", MAP.replace("SETUPS", map_setups(widths=(4,))))
 
     def ranks(cell):
         curve = {"ce": ce, "ramp": ramp[cell.setup]}.get(cell.variant, {k: a - 0.05 for k, a in ce.items()})
@@ -297,7 +277,6 @@ WORSE = {1: 0.65, 5: 0.70, 11: 0.80, 50: 0.95}
 
 def test_no_records_mean_not_yet_tested(study):
     study.grid("first-study", STUDY)
-    study.grid("synthetic-first", MAP.replace("SETUPS", map_setups(widths=(4,))))
     frame = analysis.verdicts()
     assert list(frame.id) == ["C1", "C2", "C3", "C4", "C5"]
     assert set(frame.verdict) == {"not yet tested"}
@@ -330,7 +309,6 @@ def test_the_opposite_is_not_reproduced(study):
 
 def test_a_right_sign_within_the_noise_is_partly(study):
     study.grid("first-study", STUDY)
-    study.grid("synthetic-first", MAP.replace("SETUPS", map_setups(widths=(4,))))
     noise = (0.0, 0.03, -0.02)  # larger than the effect of .01
 
     def ranks(cell):
@@ -350,39 +328,6 @@ def test_c5_needs_resnet18(study, better, verdict):
     row = analysis.verdicts(draws=100).set_index("id").loc["C5"]
     assert row.verdict == verdict
     assert "no resnet18" not in row.ours
-
-
-@pytest.mark.parametrize(("gains", "verdict"), [
-    ({"w4s8": 0.1, "w64s8": 0.1}, "reproduced"),
-    ({"w4s8": 0.1}, "partly"),
-    ({"w4s8": 0.1, "w64s8": 0.1, "w64s2": 0.1}, "partly"),
-    ({"w4s8": 0.0, "w4s2": -0.1}, "not reproduced"),
-])
-def test_c1_needs_complexity_and_capacity(study, gains, verdict):
-    """The rich place is the wide net on few stripes, which cross entropy solves best."""
-    study.grid("first-study", STUDY)
-    study.grid("synthetic-first", MAP.replace("SETUPS", map_setups((4, 64), (2, 8))))
-
-    def ranks(cell):
-        gain = gains.get(cell.setup, 0.0) + 0.001 * cell.seed - 0.001 if cell.variant == "transition" else 0.0
-        return ranks_with_accuracy({1: 0.7 if cell.setup.endswith("s2") else 0.4, 2: 0.8 + gain}, num_classes=5)
-
-    study.write("synthetic-first", ranks, num_classes=5)
-    assert verdicts()["C1"] == verdict
-
-
-@pytest.mark.parametrize(("widths", "stripes", "fixed"), [
-    ((4, 64), (2,), "one complexity only"), ((4,), (2, 8), "one capacity only"),
-    ((4,), (2,), "one complexity and one capacity only"),
-])
-def test_c1_stays_untested_on_a_line_and_says_what_was_seen(study, widths, stripes, fixed):
-    study.grid("first-study", STUDY)
-    study.grid("synthetic-first", MAP.replace("SETUPS", map_setups(widths, stripes)))
-    study.write("synthetic-first", lambda cell: ranks_with_accuracy(
-        {1: 0.5, 2: 0.8 + 0.1 * (cell.variant == "transition")}, num_classes=5), num_classes=5)
-    row = analysis.verdicts().set_index("id").loc["C1"]
-    assert row.verdict == "not yet tested"
-    assert "+10.00" in row.ours and fixed in row.ours
 
 
 def test_a_grid_without_the_transition_is_refused(done):

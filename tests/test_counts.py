@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from grids_for_tests import MAP, STUDY, Study, make_record, ranks_with_accuracy
+from grids_for_tests import MAP, Study, make_record, ranks_with_accuracy
 from test_records import CLASSES, edited
 from test_records import make as make_single
 
@@ -176,12 +176,6 @@ def test_differences_pair_the_models_of_two_records_by_seed(study):
     gains = frame[frame.k == 2]
     assert list(gains["mean"]) == pytest.approx([0.02, 0.02]) and list(gains["sd"]) == pytest.approx([0, 0], abs=1e-12)
     assert list(gains["p"]) == [0.125, 0.125]
-
-
-def test_the_claim_about_synthetic_data_reads_such_records(study):
-    study.grid("first-study", STUDY)
-    found = analysis.verdicts(synthetic_grid="many").set_index("id")
-    assert "top-2 gain over cross entropy +2.00" in found.ours["C1"]
 
 
 def test_regret_is_what_the_best_possible_has_more(study):

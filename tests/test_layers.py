@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sweep": {"paths", "config", "grids", "records", "environment", "checkpoint", "progress", "train", "kit"},
     "analysis": {"paths", "config", "presets", "grids", "metrics", "stats", "records"},
     "figures": {"paths", "metrics", "bayes", "theory", "stats", "analysis"},
-    "tables": {"paths", "metrics", "stats", "analysis"},
+    "tables": {"paths", "grids", "metrics", "stats", "analysis"},
 }
 NO_TORCH = [
     *("paths", "config", "counts", "presets", "grids", "records", "metrics", "bayes", "theory", "stats"),

@@ -224,13 +224,13 @@ def test_less_ambiguous_labels_raise_the_best_top1(name, knob, values):
 
 def test_the_draws_of_committed_records_are_unchanged(root):
     checked = set()
-    for path in sorted((root / "experiments/records/synthetic-first").glob("*.json")):
+    for path in sorted((root / "experiments/records/synthetic-search").glob("*.json")):
         record = json.loads(path.read_text())
         config = RunConfig.from_dict(record["config"])
         if (digest := record["data"]["checksum"]) not in checked:
             assert data.splits(config).checksum == digest
             checked.add(digest)
-    assert len(checked) == 2
+    assert len(checked) == 4
 
 
 @pytest.mark.parametrize("name", FAMILIES)

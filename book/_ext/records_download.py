@@ -1,4 +1,4 @@
-"""Puts all records as one table beside the pages, for readers to download, before the pages are read."""
+"""Puts all records as tables beside the pages, for readers to download, before the pages are read."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from paperlib import records
 
 
 def export(app: Sphinx) -> None:
-    """Writes book/_static/records.csv and records.parquet from the committed records."""
+    """Writes what is committed into book/_static: runs of one network, and apart the thousands of small ones."""
     folder = Path(app.srcdir) / "book" / "_static"
     found = records.load()
+    single, many = ([record for record in found if record.many is kind] for kind in (False, True))
     for name in ("records.csv", "records.parquet"):
-        records.export(found, folder / name)
+        records.export(single, folder / name)
+    records.export(many, folder / "networks.parquet")  # compressed: as text they are tens of megabytes
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

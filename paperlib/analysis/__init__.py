@@ -27,6 +27,7 @@ from paperlib.analysis.frames import (
     summary,
 )
 from paperlib.analysis.many import diverged, regrets
+from paperlib.analysis.networks import Network, network_document, networks
 from paperlib.analysis.performance import (
     augmentation_rates,
     choice_costs,
@@ -41,12 +42,12 @@ from paperlib.analysis.phase import PHASES, gains, joint_regions, overview, rich
 from paperlib.analysis.study import complete_pairs, study_verdicts
 
 __all__ = [
-    "PHASES", "augmentation_rates", "calibration", "calibration_document", "candidate_differences", "candidates",
-    "certificates", "choice_costs", "choices", "complete_pairs", "cost_document", "crossings", "curve_bands",
-    "curves", "determinism_costs", "difference_bands", "differences", "diverged", "ensemble_speedups",
-    "environments", "equivalences", "gains", "history", "joint_regions", "labels", "loss_costs", "loss_memory",
-    "loss_shares", "memorisation", "overview", "part_status", "performance_documents", "present", "primary",
-    "probabilities", "ranking", "rates", "regrets", "require_comparable", "richness", "runs", "search",
-    "setups_verdict", "size_verdict", "status", "step_parts", "study_verdicts", "summary", "trade",
-    "training_rates", "transition_map", "verdicts",
+    "Network", "PHASES", "augmentation_rates", "calibration", "calibration_document", "candidate_differences",
+    "candidates", "certificates", "choice_costs", "choices", "complete_pairs", "cost_document", "crossings",
+    "curve_bands", "curves", "determinism_costs", "difference_bands", "differences", "diverged",
+    "ensemble_speedups", "environments", "equivalences", "gains", "history", "joint_regions", "labels",
+    "loss_costs", "loss_memory", "loss_shares", "memorisation", "network_document", "networks", "overview",
+    "part_status", "performance_documents", "present", "primary", "probabilities", "ranking", "rates", "regrets",
+    "require_comparable", "richness", "runs", "search", "setups_verdict", "size_verdict", "status", "step_parts",
+    "study_verdicts", "summary", "trade", "training_rates", "transition_map", "verdicts",
 ]

@@ -90,7 +90,7 @@ def size_verdict(difference: float, low: float, high: float, size: float = C5_SI
     return "partly" if difference < 0 else "not reproduced"
 
 
-def verdicts(grid_name: str = "first-study", phases: Sequence[str] = phase.PHASES, level: Any = 0.95,
+def verdicts(grid_name: str = "first-study", phases: Sequence[str] | None = None, level: Any = 0.95,
              draws: int = 1000) -> pd.DataFrame:
     """The five claims with the paper's figure, ours, and the verdict.
 
@@ -98,7 +98,8 @@ def verdicts(grid_name: str = "first-study", phases: Sequence[str] = phase.PHASE
 
     Args:
         grid_name: CIFAR-100 runs, for C2 to C5.
-        phases: phase diagrams of synthetic data, a family each, for C1.
+        phases: phase diagrams of synthetic data, a family each, for C1; None: those of
+            :data:`paperlib.analysis.PHASES` whose grids exist.
         level: joint confidence.
         draws: bootstrap replicates for C5.
 
@@ -110,6 +111,7 @@ def verdicts(grid_name: str = "first-study", phases: Sequence[str] = phase.PHASE
         ValueError: records that cannot be compared, or a grid without the variants that a claim compares.
     """
     found: dict[str, tuple[str, Verdict]] = dict.fromkeys(CLAIMS, ("no runs", "not yet tested"))
+    phases = [name for name in phase.PHASES if name in grids.names()] if phases is None else phases
     if run := [name for name in phases if frames.present(name)]:
         found["C1"] = _c1(run, level)
     if frames.present(grid_name):

@@ -1,0 +1,53 @@
+"""The synthetic study as a whole: what it runs, its smoke version, and the notebook for a diagram of one's own."""
+
+from __future__ import annotations
+
+import subprocess
+
+import jupytext
+import papermill
+import pytest
+
+from experiments import synthetic
+from paperlib import grids, paths
+
+
+def test_the_study_runs_every_synthetic_grid_and_no_other(root):
+    wanted = {name for name in grids.names() if all(cell.config.dataset == "synthetic"
+                                                    for cell in grids.load(name).cells)}
+    assert set(synthetic.GRIDS) == wanted and len(synthetic.GRIDS) == len(wanted)
+
+
+def test_the_study_is_run_into_a_folder_and_then_rests(tmp_path, monkeypatch):
+    called, done = [], subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr(synthetic, "GRIDS", ("phase-rings", "losses-rings"))
+    monkeypatch.setattr(synthetic.subprocess, "run", lambda command, **_: called.append(command) or done)
+    assert synthetic.main(["--out", str(tmp_path), "--jobs", "2"]) == 0
+    assert [command[3] for command in called[:2]] == ["phase-rings", "losses-rings"]
+    assert all(command[command.index("--jobs") + 1] == "2" for command in called[:2])
+    assert called[2][1:] == [str(paths.EXPERIMENTS / "networks.py"), "--out", str(tmp_path / "networks.json")]
+    (tmp_path / "phase-rings").mkdir()
+    synthetic.main(["--out", str(tmp_path)])
+    assert called[4][-2:] == ["--done", str(tmp_path / "phase-rings")]
+    monkeypatch.setattr(synthetic.subprocess, "run", lambda command, **_: subprocess.CompletedProcess([], 1))
+    assert synthetic.main(["--out", str(tmp_path)]) == 1
+
+
+def test_every_loss_of_a_grid_trains(monkeypatch):
+    monkeypatch.setattr(synthetic, "GRIDS", ("synthetic-search", "models-competition"))
+    monkeypatch.setattr(synthetic, "keep_networks", lambda *options: 0)
+    assert synthetic.main(["--smoke"]) == 0
+
+
+def test_a_phase_diagram_of_ones_own_is_a_call_of_papermill(root, tmp_path):
+    jupytext.write(jupytext.read(root / "experiments/phase.md", fmt="md:myst"), tmp_path / "phase.ipynb")
+    knobs = {"family": "rings", "family_options": {"n": 400}, "knob": "sectors", "values": [2, 4], "sizes": [2, 3],
+             "epochs": 1, "seeds": 3, "out": str(tmp_path / "out")}
+    done = papermill.execute_notebook(tmp_path / "phase.ipynb", tmp_path / "done.ipynb", knobs, kernel_name="python3",
+                                      cwd=str(root), progress_bar=False)
+    data = [output.data for cell in done.cells for output in cell.get("outputs", []) if "data" in output]
+    assert any("image/png" in each for each in data) and any("significant" in str(each) for each in data)
+    assert len(list((tmp_path / "out" / "phase").glob("*.json"))) == 8
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameters famly"):
+        papermill.execute_notebook(tmp_path / "phase.ipynb", tmp_path / "done.ipynb", {"famly": "rings"},
+                                   kernel_name="python3", cwd=str(root), progress_bar=False)
