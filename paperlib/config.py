@@ -105,6 +105,10 @@ class RunConfig:
             raise ValueError(f"expected ramp_start < ramp_end, got {self.ramp_start!r} and {self.ramp_end!r}")
         if "k" in self.loss_options:
             raise ValueError("loss_options holds 'k': expected it as the configuration's own key k")
+        if self.dataset != "synthetic" and (self.family is not None or self.family_options):
+            name = "family" if self.family is not None else "family_options"
+            raise ValueError(f"{name}={getattr(self, name)!r} with dataset {self.dataset!r}: only 'synthetic' has "
+                             "families, and the run would be another one by its run_id alone; expected none")
         if self.strength_schedule != "constant" and self.loss != "topk_transition":
             raise ValueError(f"strength_schedule={self.strength_schedule!r} with loss {self.loss!r}: "
                              "only topk_transition has a strength; expected 'constant'")

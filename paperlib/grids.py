@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paperlib import paths
+from paperlib import paths, presets
 from paperlib.config import RunConfig
 
 _TOP_KEYS = {"title", "kit", "seeds", "base", "setup", "axis", "variant"}
@@ -79,6 +79,7 @@ def load(name: str | Path) -> Grid:
     """Read a grid by name, or from a path that ends in ``.toml``.
 
     Raises:
+        presets.UnfilledPresetError: a variant has a preset that is not chosen yet.
         ValueError: unknown name, unknown or missing key, or two cells with the same configuration.
     """
     path = Path(name) if str(name).endswith(".toml") else paths.GRIDS / f"{name}.toml"
@@ -103,11 +104,12 @@ def load(name: str | Path) -> Grid:
     setups = {"": {}} if axes and "setup" not in table else _named(table, "setup", path)
     setups, variants = _crossed(setups, axes, table.get("base", {})), _named(table, "variant", path)
     _check_seeds(table["seeds"], path)
+    resolved = {name: _resolved(keys, name, path) for name, keys in variants.items()}
     cells: dict[str, Cell] = {}
     for seed in table["seeds"]:
         for setup, setup_keys in setups.items():
-            for variant, variant_keys in variants.items():
-                keys = {**table.get("base", {}), **setup_keys, **variant_keys}
+            for variant in variants:
+                keys = {**table.get("base", {}), **setup_keys, **resolved[variant]}
                 keys.pop("label", None)
                 if "seed" in keys:
                     raise ValueError(f"grid {path.name}, setup {setup}, variant {variant}: seed = {keys['seed']!r}, "
@@ -127,6 +129,13 @@ def load(name: str | Path) -> Grid:
     seeds = tuple(dict.fromkeys(cell.seed for cell in cells.values()))
     return Grid(path.stem, table["title"], seeds, setups, variants, tuple(cells.values()), table.get("kit", False),
                 axes)
+
+
+def _resolved(keys: dict[str, Any], variant: str, path: Path) -> dict[str, Any]:
+    try:
+        return presets.applied(keys)
+    except ValueError as error:
+        raise type(error)(f"grid {path.name}, variant {variant}: {error}") from error
 
 
 def _axes(table: dict[str, Any], path: Path) -> tuple[Axis, ...]:

@@ -242,16 +242,29 @@ def append(record: Record, path: Path | str) -> None:
 
 def read_lines(path: Path | str) -> Iterator[Record]:
     """The records of a ``.jsonl`` file. A last line without its end was cut off and is skipped."""
-    text = Path(path).read_text(encoding="utf-8", errors="replace")
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
+    yield from read_new_lines(path)[0]
+
+
+def read_new_lines(path: Path | str, start: int = 0) -> tuple[list[Record], int]:
+    """The records of a ``.jsonl`` file from byte ``start`` on, and where to start next time.
+
+    That is after its last whole line. A last line without its end may be cut off, or another process may be about to
+    write the rest.
+    """
+    with open(path, "rb") as file:
+        file.seek(start)
+        content = file.read()
+    found, after = [], f" from byte {start} on" if start else ""
+    for number, line in enumerate(content.decode("utf-8", errors="replace").split("\n"), 1):
         try:
-            yield parse(line, f"{path}, line {number}")
+            found += [parse(line, f"{path}, line {number}{after}")] if line else []
         except RecordError:
             try:
                 json.loads(line)
             except json.JSONDecodeError:
                 continue  # a torn line holds no finished run; the sweep runs that cell again
             raise
+    return found, start + content.rfind(b"\n") + 1
 
 
 def load(source: Path | str | None = None) -> list[Record]:
@@ -373,11 +386,17 @@ def _results(record: Record, split: str, place: int) -> dict[str, Any]:
 
 
 def export(records: Iterable[Record], path: Path | str) -> Path:
-    """Write :func:`tidy` rows as ``.csv`` or ``.parquet``."""
+    """Write :func:`tidy` rows as ``.csv`` or ``.parquet``.
+
+    Raises:
+        ValueError: another kind of file, or no records.
+    """
     import pandas as pd  # only here: a training machine needs no pandas
 
-    path = Path(path)
-    frame = pd.DataFrame(tidy(records))
+    path, rows = Path(path), tidy(records)
+    if not rows:
+        raise ValueError(f"cannot export to {path.name}: expected at least one record, found none")
+    frame = pd.DataFrame(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".csv":
         frame.to_csv(path, index=False)

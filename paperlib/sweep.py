@@ -20,7 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,6 +36,9 @@ class Output:
 
     path: Path
     workplace: Path | None = None  #: for checkpoints and locks; None: beside the records
+    #: Runs with a record in the single file, and the byte up to which it was read for them.
+    _found: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    _read: list[int] = field(default_factory=lambda: [0], init=False, repr=False, compare=False)
 
     @property
     def single_file(self) -> bool:
@@ -75,7 +78,10 @@ class Output:
     def has(self, run_id: str) -> bool:
         """Whether a record of this run is there, and sound."""
         if self.single_file:
-            return self.path.exists() and any(record.run_id == run_id for record in records.read_lines(self.path))
+            if run_id not in self._found and self.path.exists():  # sweeps beside this one append to it, too
+                new, self._read[0] = records.read_new_lines(self.path, self._read[0])
+                self._found.update(record.run_id for record in new)
+            return run_id in self._found
         path = self.path / f"{run_id}.json"
         return path.exists() and records.read(path).run_id == run_id
 

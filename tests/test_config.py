@@ -80,7 +80,9 @@ def test_one_and_one_point_zero_are_one_run():
     assert one == other and one.run_id == other.run_id and hash(one) == hash(other)
     assert isinstance(one.lr, float)
     assert RunConfig(weight_decay=-0.0).run_id == RunConfig(weight_decay=0.0).run_id
-    nested, same = RunConfig(family_options={"n": [1.0, {"a": 2.0}]}), RunConfig(family_options={"n": [1, {"a": 2}]})
+    nested, same = (
+        RunConfig(dataset="synthetic", family_options={"n": options})
+        for options in ([1.0, {"a": 2.0}], [1, {"a": 2}]))
     assert nested.run_id == same.run_id
     assert RunConfig(loss_options={"tau": True}).run_id != RunConfig(loss_options={"tau": 1}).run_id
 
@@ -94,7 +96,7 @@ def test_run_ids_are_fixed():
 
 @pytest.mark.parametrize("spec", dataclasses.fields(RunConfig), ids=lambda spec: spec.name)
 def test_every_key_is_part_of_the_run_id(spec):
-    base = RunConfig(loss="topk_transition", k=4)
+    base = RunConfig(loss="topk_transition", k=4, dataset="synthetic" if "family" in spec.name else "digits")
     value = getattr(base, spec.name)
     other = {"label_noise_kind": "superclass", "precision": "fp32", "strength_schedule": "ramp", "loss": "topk_other",
              "ramp_end": 0.75}.get(spec.name)
@@ -104,6 +106,13 @@ def test_every_key_is_part_of_the_run_id(spec):
                  else value + 1 if value is not None else "x" if "str" in str(spec.type) else 7)
     changed = base.replace(**{spec.name: other})
     assert changed.run_id != base.run_id and changed != base
+
+
+@pytest.mark.parametrize("keys", [{"family": "nested"}, {"family_options": {"n": 100}}])
+def test_families_belong_to_synthetic_data_alone(keys):
+    with pytest.raises(ValueError, match=f"{next(iter(keys))}=.* with dataset 'digits': only 'synthetic'"):
+        RunConfig(dataset="digits", **keys)
+    assert RunConfig(dataset="synthetic", **keys).run_id != RunConfig(dataset="synthetic").run_id
 
 
 def test_round_trip():

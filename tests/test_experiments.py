@@ -146,7 +146,8 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch, capsy
 
 
 def test_values_are_json_or_plain_text():
-    config = run.parse(["weight_decay=1e-3", "k=null", "augment=false", 'family_options={"n": 3}', "model=mlp"])
+    config = run.parse(["dataset=synthetic", "weight_decay=1e-3", "k=null", "augment=false", 'family_options={"n": 3}',
+                        "model=mlp"])
     found = (config.weight_decay, config.k, config.augment, config.family_options, config.model)
     assert found == (1e-3, None, False, {"n": 3}, "mlp")
 

@@ -59,6 +59,22 @@ def study_frames() -> tuple[pd.DataFrame, pd.DataFrame]:
     return networks, means
 
 
+def map_table() -> pd.DataFrame:
+    """A map of two setups, of which one has run but for a cell."""
+    settings = [("none", "probability", 1.0, strength, start) for strength in (0.3, 1.0) for start in (0.25, 0.5)]
+    settings += [("ratio", "loss", 5.0, 1.0, 0.5), ("", "", np.nan, 0.0, 0.0)]
+    rows = []
+    for setup in ("all", "fifth"):
+        for place, (gate, blend, tau, strength, start) in enumerate(settings):
+            known = setup == "all" and place != 1
+            rows.append({"setup": setup, "variant": f"s{place}" if gate else "ce", "label": "a setting", "gate": gate,
+                         "blend": blend, "tau": tau, "strength": strength, "start": start, "seeds": int(known),
+                         "planned": 1, "top1": -0.001 * place if known else np.nan,
+                         "top5": 0.002 * place if known else np.nan, "top10": 0.0 if known else np.nan,
+                         "train_top1": 0.987 if known else np.nan})
+    return pd.DataFrame(rows)
+
+
 WALKS = {"label": "the label's score", "competitor": "a competitor's score"}
 MODELS = {
     "halves": lambda x: np.column_stack([-x[:, 0], x[:, 0], -2 + 0 * x[:, 0], -3 + 0 * x[:, 0]]),
@@ -79,12 +95,13 @@ ALL = {
     "step_parts": lambda names: figures.step_parts(speed_frames()[1]),
     "split_objectives": lambda names: figures.split_objectives(three_segments(0.4, 0.4, (0.5, 0.5))),
     "gap_of_knobs": lambda names: figures.gap_of_knobs(points=21, solved=3),
+    "transition_map": lambda names: figures.transition_map(map_table(), names),
     "decision_regions": lambda names: figures.decision_regions(MODELS, points=20),
     "loss_against_topk": lambda names: figures.loss_against_topk(study_frames()[0], {"recipe": "A", "long": "B"}),
     "robust_curves": lambda names: figures.robust_curves(study_frames()[1]),
 }
 NO_VARIANTS = {"loss_curves", "class_regions", "split_objectives", "gap_of_knobs", "decision_regions",
-               "training_rates", "step_parts", "loss_against_topk", "robust_curves"}
+               "training_rates", "step_parts", "loss_against_topk", "robust_curves", "transition_map"}
 BARS = {"candidates_forest", "training_rates", "step_parts"}  # whose ticks are the losses, or the networks
 
 
@@ -127,6 +144,24 @@ def test_a_loss_keeps_its_colour_and_marker():
     assert both["transition"] == alone["ramp"] != both["ramp"]
     with pytest.raises(ValueError, match="at most 10"):
         figures.looks([f"loss{i}" for i in range(11)])
+
+
+def test_the_map_shows_what_ran_and_hatches_what_did_not():
+    figure, frame = figures.transition_map(map_table(), {"all": "all images", "ce": "cross entropy"})
+    first, *others = figure.axes
+    assert frame.loc[0, ["top1", "top5", "train_top1"]].tolist() == pytest.approx([0.0, 0.0, 98.7])
+    assert frame.loc[4, ["row", "top5"]].tolist() == ["ratio, loss, τ 5", pytest.approx(0.8)]
+    assert [label.get_text() for label in first.get_yticklabels()] == ["ratio, loss, τ 5", "1", "0.3"]
+    assert [label.get_text() for label in others[1].get_xticklabels()] == ["0.25", "0.5"]
+    assert {text.get_text() for text in first.texts} == {"+0.00", "−0.20", "−0.30", "−0.40"}
+    hatched = [patch for axes in figure.axes for patch in axes.patches if patch.get_hatch()]
+    assert len(hatched) == 4 * 1 + 4 * 5, "one cell of the first setup and all five of the second, in four panels"
+    text = words(figure)
+    assert "(cross entropy: trains to 98.7 %)" in text and "cross entropy: not yet run" in text and "fifth" in text
+    done = map_table().query("setup == 'all' and variant != 's1'")
+    figure, _ = figures.transition_map(done)
+    assert not any(patch.get_hatch() for axes in figure.axes for patch in axes.patches)
+    assert "not yet run" not in words(figure)
 
 
 def test_style_ends_with_its_block():

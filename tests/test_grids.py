@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
 
-from paperlib import grids
+from paperlib import grids, paths, presets
 from paperlib.config import RunConfig
 
 GRID = """
@@ -48,6 +49,18 @@ def load(tmp_path):
     return load_text
 
 
+@pytest.fixture
+def presets_filled(tmp_path, monkeypatch):
+    """Presets that nobody has chosen yet get keys, so that the grids that wait for them can be looked at."""
+    stand_ins = {name: {"keys": {"loss": "topk_transition", "k": 5, "loss_options": {"tau": 2 + place}}}
+                 for place, name in enumerate(presets.document())}
+    chosen = {name: value for name, value in presets.document().items() if value}
+    path = tmp_path / "presets.json"
+    path.write_text(json.dumps(stand_ins | chosen))
+    monkeypatch.setattr(presets, "file", lambda: path)
+
+
+@pytest.mark.usefixtures("presets_filled")
 @pytest.mark.parametrize("name", grids.names())
 def test_committed_grids_load(name):
     grid = grids.load(name)
@@ -58,6 +71,7 @@ def test_committed_grids_load(name):
     assert len(set(grid.seeds)) == len(grid.seeds)
 
 
+@pytest.mark.usefixtures("presets_filled")
 @pytest.mark.parametrize("name", grids.names())
 def test_committed_grids_describe_runs_that_can_be_made(name):
     from paperlib import data, models, train
@@ -67,10 +81,31 @@ def test_committed_grids_describe_runs_that_can_be_made(name):
         assert cell.config.dataset in data.DATASETS and cell.config.model in models.MODELS
 
 
+@pytest.mark.usefixtures("presets_filled")
 def test_search_and_map_grids_never_touch_the_test_images():
     for name in grids.names():
         if {"search", "map"} & set(name.split("-")):
             assert not any(cell.config.evaluate_test for cell in grids.load(name).cells), name
+
+
+@pytest.mark.usefixtures("presets_filled")
+def test_a_setup_of_one_name_is_one_setup_in_all_grids_of_the_study():
+    seen = {}
+    for name in [name for name in grids.names() if name.split("-")[0] in ("cifar", "map")]:
+        for cell in grids.load(name).cells:
+            if cell.config.dataset == "cifar100" and cell.config.loss == "cross_entropy":
+                config = cell.config.replace(seed=0, evaluate_test=False, loss_options={})
+                assert seen.setdefault(cell.setup, config) == config, (name, cell.setup)
+    assert {"all", "fifth", "resnet", "noise", "superclass", "plain"} <= set(seen)
+
+
+@pytest.mark.usefixtures("presets_filled")
+def test_the_studys_grids_report_on_test_images_and_say_what_they_cost():
+    for name in [name for name in grids.names() if name.startswith(("cifar-", "search-", "map-finalists"))]:
+        head = (paths.GRIDS / f"{name}.toml").read_text().split("\ntitle")[0]
+        assert [word for word in ("Purpose:", "Tier:", "core-hours") if word not in head] == [], name
+        assert f"{len(grids.load(name).cells)} runs" in head and f"sweep {name} --out" in head, name
+        assert all(cell.config.evaluate_test is name.startswith("cifar-") for cell in grids.load(name).cells)
 
 
 def test_at_least_one_grid_is_committed():

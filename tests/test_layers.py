@@ -26,7 +26,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "train",
     },
     "config": {"paths"},
-    "grids": {"paths", "config"},
+    "presets": {"paths"},
+    "grids": {"paths", "config", "presets"},
     "environment": {"paths"},
     "schedules": {"config"},
     "stats": {"metrics"},
@@ -52,13 +53,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checks": {"config", "records", "environment", "seeding", "data", "models", "losses", "engine", "train"},
     "kit": {"config", "grids", "records", "environment", "processes", "train", "checks"},
     "sweep": {"paths", "config", "grids", "records", "environment", "checkpoint", "progress", "train", "kit"},
-    "analysis": {"paths", "config", "grids", "metrics", "stats", "records", "documents"},
+    "analysis": {"paths", "config", "presets", "grids", "metrics", "stats", "records", "documents"},
     "figures": {"paths", "metrics", "bayes", "theory", "stats", "analysis"},
     "tables": {"paths", "grids", "metrics", "stats", "analysis"},
 }
 NO_TORCH = [
-    *("paths", "config", "counts", "grids", "records", "documents", "metrics", "bayes", "theory", "stats"),
-    *("robustness", "analysis", "figures", "tables", "kit", "sweep"),
+    *("paths", "config", "counts", "presets", "grids", "records", "documents", "metrics", "bayes", "theory"),
+    *("stats", "robustness", "analysis", "figures", "tables", "kit", "sweep"),
 ]
 
 

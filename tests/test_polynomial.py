@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from paperlib import models
+from paperlib import data, models
+from paperlib.config import RunConfig
 from paperlib.models import Polynomial
+from paperlib.models.polynomial import _whitening
 
 
 def draw(kind: str, n: int, inputs: int = 2) -> torch.Tensor:
@@ -73,9 +75,54 @@ def test_inputs_that_do_not_vary_give_finite_features():
     model = fresh(2, 3)
     model.prepare(x)
     assert model.features(x).isfinite().all()
+    assert model.features(x)[:, 1].abs().max() == 0
     few = draw("square", 5)  # fewer samples than features
     model.prepare(few)
     assert model.features(few).isfinite().all()
+
+
+def test_inputs_that_did_not_vary_have_no_say_where_they_do_later():
+    x = draw("square", 200, 3)
+    constant, seen = x.clone(), fresh(3, 1)
+    constant[:, 1] = 0.1  # whose mean is rounded
+    seen.prepare(constant)
+    features = seen.features(x)  # here the second input varies
+    assert torch.equal(features[:, 1], torch.zeros(200, dtype=x.dtype))
+    without = fresh(2, 1)
+    without.prepare(constant[:, [0, 2]])
+    torch.testing.assert_close(features[:, [0, 2]], without.features(x[:, [0, 2]]))
+
+
+def test_an_input_that_repeats_another_has_no_say():
+    x = draw("square", 200, 3).float()
+    x[:, 1] = x[:, 0]
+    single, without = (models.build("polynomial", (inputs,), 3, depth=1, seed=0) for inputs in (3, 2))
+    single.prepare(x)
+    without.prepare(x[:, [0, 2]])
+    assert torch.equal(single.features(x)[:, 1], torch.zeros(200))
+    torch.testing.assert_close(single.features(x)[:, [0, 2]], without.features(x[:, [0, 2]]))
+
+
+def test_digits_have_pixels_that_do_not_vary_or_repeat_others_and_give_tame_features():
+    splits = data.splits(RunConfig(dataset="digits", augment=False))
+    train, validation = (part.inputs.flatten(1).float() / 255 for part in (splits.train, splits.validation))
+    assert (train.amax(dim=0) == train.amin(dim=0)).any() and torch.equal(train[:, ::2], train[:, 1::2])
+    model = models.build("polynomial", (256,), 10, depth=1, seed=0)
+    model.prepare(train)
+    features = model.features(train)
+    varying = features.abs().amax(dim=0) > 0
+    assert int(varying.sum()) == torch.linalg.matrix_rank((train - train.mean(dim=0)).double())
+    torch.testing.assert_close(features.var(dim=0)[varying], torch.ones(int(varying.sum())), atol=0.02, rtol=0)
+    assert model.features(validation).abs().max() < 50
+
+
+def test_where_every_column_varies_nothing_is_touched():
+    x = draw("correlated", 300)
+    centred = x - x.mean(dim=0)
+    covariance = centred.T @ centred / len(x)
+    covariance.diagonal().add_(1e-10 + 1e-8 * covariance.diagonal())
+    plain = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), torch.eye(2).double(), upper=False).T
+    assert torch.equal(_whitening(x), plain)
 
 
 def test_a_feature_is_made_of_those_before_it():

@@ -173,6 +173,21 @@ def test_lines_are_appended_and_a_torn_one_costs_only_itself(tmp_path):
     assert path.read_bytes().count(b"\n") == 3
 
 
+def test_only_what_was_added_is_read_again(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    records.append(make(0), path)
+    first, position = records.read_new_lines(path)
+    assert (first, position) == ([make(0)], path.stat().st_size)
+    half = (make(1).to_json() + "\n").encode()
+    path.write_bytes(b"#" * (position - 1) + b"\n" + half[:40])  # what was read is not looked at again
+    assert records.read_new_lines(path, position) == ([], position), "another process is in mid-line"
+    path.write_bytes(path.read_bytes() + half[40:])
+    assert records.read_new_lines(path, position) == ([make(1)], path.stat().st_size)
+    with pytest.raises(RecordError, match="line 1 from byte 4 on: record schema None"):
+        path.write_text("###\n{}\n")
+        records.read_new_lines(path, 4)
+
+
 def test_a_whole_line_that_is_no_record_is_not_passed_over(tmp_path):
     path = tmp_path / "runs.jsonl"
     path.write_text(make(0).to_json() + "\n" + edited(make(1), schema=99) + "\n")
@@ -380,6 +395,13 @@ def test_export_to_another_kind_of_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="cannot export to runs.xlsx: expected a name that ends in .csv or .parquet"):
         records.export([make()], tmp_path / "runs.xlsx")
     assert not (tmp_path / "runs.xlsx").exists()
+
+
+def test_an_export_of_nothing_is_refused(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert records.main(["export", str(tmp_path / "runs.csv"), "--source", str(tmp_path / "empty")]) == 1
+    assert "runs.csv: expected at least one record, found none" in capsys.readouterr().err
+    assert not (tmp_path / "runs.csv").exists()
 
 
 def test_command_line(study, tmp_path, capsys):

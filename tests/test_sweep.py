@@ -247,6 +247,19 @@ def test_a_torn_line_costs_only_its_own_cell(study, tmp_path, uninterrupted, mon
     assert trained == run_ids(study)[3:] and contents(out) == uninterrupted
 
 
+def test_a_single_file_is_read_once_and_what_others_append_is_seen(study, tmp_path, uninterrupted, monkeypatch):
+    out, read, really = tmp_path / "out.jsonl", [], records.parse
+    assert sweep_here(study, out) == 0
+    monkeypatch.setattr(records, "parse", lambda *a: read.append(a) or really(*a))
+    output, (first, *others) = sweep.Output(out), run_ids(study)
+    lines = out.read_text().splitlines(keepends=True)
+    out.write_text(lines[0])
+    assert output.has(first) and not any(map(output.has, others)) and len(read) == 1
+    out.write_text("".join(lines))
+    assert all(map(output.has, [first, *others])) and not output.has("no run") and len(read) == len(lines)
+    assert contents(out) == uninterrupted
+
+
 def test_an_unknown_grid_is_an_error_of_use(tmp_path, capsys):
     assert sweep_here(Path("no-such-grid"), tmp_path / "out") == 2
     assert "unknown grid 'no-such-grid': expected one of" in capsys.readouterr().err

@@ -5,7 +5,9 @@ themselves are found to do (``calibration``), what they cost and how fast traini
 """
 
 from paperlib.analysis.calibrated import calibration, calibration_document
+from paperlib.analysis.choice import choices, ranking, rates, transition_map
 from paperlib.analysis.claims import part_status, setups_verdict, size_verdict, verdicts
+from paperlib.analysis.comparisons import crossings, equivalences, memorisation, primary, probabilities
 from paperlib.analysis.convergence import (
     convergence,
     convergence_document,
@@ -26,6 +28,7 @@ from paperlib.analysis.frames import (
     environments,
     history,
     labels,
+    present,
     require_comparable,
     runs,
     status,
@@ -45,15 +48,18 @@ from paperlib.analysis.performance import (
 )
 from paperlib.analysis.phase import PHASES, gains, joint_regions, overview, richness, search, trade
 from paperlib.analysis.robust import robust_differences, robust_document, robust_means, robustness
+from paperlib.analysis.study import complete_pairs, study_verdicts
 
 __all__ = [
     "EXPLORER_TARGETS", "Network", "PHASES", "augmentation_rates", "calibration", "calibration_document",
-    "candidate_differences", "candidates", "certificates", "choice_costs", "convergence", "convergence_document",
-    "convergence_gaps", "convergence_ways", "cost_document", "curve_bands", "curves", "determinism_costs",
-    "difference_bands", "differences", "diverged", "ensemble_speedups", "environments", "explorer_document",
-    "explorer_grids", "gains", "history", "joint_regions", "labels", "loss_costs", "loss_memory", "loss_shares",
-    "lowest_losses", "network_document", "networks", "overview", "part_status", "performance_documents",
-    "regrets", "require_comparable", "richness", "robust_differences", "robust_document", "robust_means",
-    "robustness", "runs", "search", "setups_verdict", "size_verdict", "status", "step_parts", "summary", "trade",
-    "training_rates", "verdicts",
+    "candidate_differences", "candidates", "certificates", "choice_costs", "choices", "complete_pairs",
+    "convergence", "convergence_document", "convergence_gaps", "convergence_ways", "cost_document", "crossings",
+    "curve_bands", "curves", "determinism_costs", "difference_bands", "differences", "diverged",
+    "ensemble_speedups", "environments", "equivalences", "explorer_document", "explorer_grids", "gains",
+    "history", "joint_regions", "labels", "loss_costs", "loss_memory", "loss_shares", "lowest_losses",
+    "memorisation", "network_document", "networks", "overview", "part_status", "performance_documents", "present",
+    "primary", "probabilities", "ranking", "rates", "regrets", "require_comparable", "richness",
+    "robust_differences", "robust_document", "robust_means", "robustness", "runs", "search", "setups_verdict",
+    "size_verdict", "status", "step_parts", "study_verdicts", "summary", "trade", "training_rates",
+    "transition_map", "verdicts",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from paperlib import grids, metrics, paths, records, stats
+from paperlib import grids, metrics, paths, presets, records, stats
 from paperlib.grids import Cell, Grid
 from paperlib.records import Record
 
@@ -200,7 +200,7 @@ def paired_differences(curves: Curves, baseline: str) -> Gaps:
     Raises:
         ValueError: there is no such variant.
     """
-    _require_variant(curves, baseline)
+    require_variant(curves, baseline)
     return {(setup, variant): rows - curves[setup, baseline]
             for (setup, variant), rows in curves.items() if variant != baseline}
 
@@ -252,7 +252,7 @@ def difference_bands(grid_name: str, baseline: str = "ce", level: Any = 0.95, dr
     Columns: setup, variant, k, difference, low, high.
     """
     ranks, classes = rank_arrays(grid_name, split)
-    _require_variant(ranks, baseline)
+    require_variant(ranks, baseline)
     pairs = {key: (rows, ranks[key[0], baseline]) for key, rows in ranks.items() if key[1] != baseline}
     return _bands(pairs, classes, "difference", level, draws, seed)
 
@@ -321,7 +321,7 @@ def candidate_differences(grid_name: str, baseline: str = "ce", targets: Sequenc
     Columns: setup, variant, target, difference, low, high, n (seeds).
     """
     ranks, _ = rank_arrays(grid_name, split)
-    _require_variant(ranks, baseline)
+    require_variant(ranks, baseline)
     smallest, rows = stats.smallest_k_statistic(targets), []
 
     def statistic(own: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -335,26 +335,41 @@ def candidate_differences(grid_name: str, baseline: str = "ce", targets: Sequenc
     return pd.DataFrame(rows)
 
 
-def _require_variant(ranks: Iterable[tuple[str, str]], variant: str) -> None:
+def require_variant(ranks: Iterable[tuple[str, str]], variant: str) -> None:
+    """Refuse a baseline that is no variant."""
     names = list(dict.fromkeys(name for _, name in ranks))
     if variant not in names:
         raise ValueError(f"baseline={variant!r}: expected one of the variants {', '.join(names)}")
 
 
 def present(grid_name: str) -> list[tuple[Cell, Record]]:
-    """The cells that have a record, however many; for the status page and for claims nobody tested yet."""
+    """The cells that have a record, however many; for the status page and for claims nobody tested yet.
+
+    None where the grid waits for a preset.
+    """
+    try:
+        cells = grids.load(grid_name).cells
+    except presets.UnfilledPresetError:
+        return []
     found = {record.run_id: record for record in (records.load() if paths.RECORDS.exists() else [])}
-    return [(cell, found[cell.config.run_id]) for cell in grids.load(grid_name).cells if cell.config.run_id in found]
+    return [(cell, found[cell.config.run_id]) for cell in cells if cell.config.run_id in found]
 
 
 def status(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
     """What was run, without demanding that it is complete.
 
-    Columns: grid, title, runs, missing (count), missing_runs (run ids), protocol (versions found), core_hours.
+    Columns: grid, title, runs, missing (count), missing_runs (run ids), protocol (versions found), core_hours. A grid
+    that waits for a preset has no runs, and says so as its title.
     """
     rows = []
     for name in grids.names() if grid_names is None else grid_names:
-        grid, pairs = grids.load(name), present(name)
+        try:
+            grid = grids.load(name)
+        except presets.UnfilledPresetError:
+            rows.append({"grid": name, "title": "waits for a setting that other runs choose", "runs": 0,
+                         "missing": "–", "missing_runs": "", "protocol": "", "core_hours": 0.0})
+            continue
+        pairs = present(name)
         absent = [cell.config.run_id for cell in records.missing(grid.cells, [record for _, record in pairs])]
         rows.append({"grid": name, "title": grid.title, "runs": len(pairs), "missing": len(absent),
                      "missing_runs": ", ".join(absent),

@@ -85,10 +85,15 @@ def _whitening(x: Tensor) -> Tensor:
     """The upper triangular matrix after which the columns of x (B, D) are uncorrelated, with variance 1.
 
     Triangular, as Gram and Schmidt have it: a column is made of those before it, and its sign is not left open.
+    A column that has one value throughout, or follows from those before, becomes 0 for every input: divided by its
+    deviation, rounding or what nobody has seen would decide.
     """
     centred = x - x.mean(dim=0)
     covariance = centred.T @ centred / len(x)
-    # Columns that do not vary, or follow from those before, are left small instead of blown up.
-    covariance.diagonal().add_(1e-10 + 1e-8 * covariance.diagonal())
+    jitter = 1e-10 + 1e-8 * covariance.diagonal()
+    covariance.diagonal().add_(jitter)
     factor = torch.linalg.cholesky(covariance)
-    return torch.linalg.solve_triangular(factor, torch.eye(len(factor)).to(factor), upper=False).T
+    whitening = torch.linalg.solve_triangular(factor, torch.eye(len(factor)).to(factor), upper=False).T
+    # The variance that a column ends with is 1, less what the jitter put into it.
+    empty = 1 - (jitter.unsqueeze(1) * whitening**2).sum(dim=0) < 1e-3
+    return whitening.masked_fill(empty | empty.unsqueeze(1), 0.0) if empty.any() else whitening

@@ -1,0 +1,142 @@
+"""The verdicts on C2 to C5 from the CIFAR-100 study, by the rules of the chapter "The plan".
+
+They can be computed while the study runs: a setup counts as soon as its first four seeds are complete, and with eight
+when all of those are; no number between, so that nobody stops where it suits.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from paperlib import grids, presets, stats
+from paperlib.analysis import claims, frames
+from paperlib.analysis.comparisons import PRIMARY_GRID
+from paperlib.stats import Interval
+
+#: Every setup with all seeds; the other grids of the study share its runs.
+SETUPS_GRID = "cifar-more"
+RIVALS = ("transition", "smoothed")
+#: The setup that C5 speaks of.
+RESNET = "resnet"
+SEED_COUNTS = (8, 4)
+
+Pair = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+def complete_pairs(grid_name: str = SETUPS_GRID, variant: str = "transition", baseline: str = "ce",
+                   counts: Sequence[int] = SEED_COUNTS, split: str = "test") -> dict[str, Pair]:
+    """Ranks of a loss and of the baseline for the setups of a grid that have enough seeds, whatever else is missing.
+
+    Args:
+        grid_name: the grid.
+        variant: the loss.
+        baseline: variant to compare with.
+        counts: how many of the grid's first seeds may be taken, the most wanted number first.
+        split: "test" or "validation".
+
+    Returns:
+        By setup, in the grid's order: ranks (S, n) of the loss and of the baseline, the same seeds. Nothing of a
+        grid that waits for a preset.
+    """
+    try:
+        grid = grids.load(grid_name)
+    except presets.UnfilledPresetError:
+        return {}
+    pairs = [(cell, record) for cell, record in frames.present(grid_name) if cell.variant in (variant, baseline)]
+    frames.require_comparable(pairs)
+    ranks = {(cell.setup, cell.variant, cell.seed): record.ranks(split) for cell, record in pairs}
+    found: dict[str, Pair] = {}
+    for setup in grid.setups:
+        for count in counts:
+            seeds = grid.seeds[:count]
+            places = [(setup, name, seed) for name in (variant, baseline) for seed in seeds]
+            if len(seeds) == count and all(place in ranks for place in places):
+                own, other = (np.stack([ranks[setup, name, seed] for seed in seeds]) for name in (variant, baseline))
+                found[setup] = own, other
+                break
+    return found
+
+
+def study_verdicts(level: Any = 0.95, draws: int = 1000) -> pd.DataFrame:
+    """C2 to C5 with what the study's records say of them today.
+
+    Columns: id, claim, paper, ours, verdict.
+    """
+    pairs = complete_pairs()
+    labels = frames.labels(SETUPS_GRID) if pairs else {}
+    rivals = {rival: complete_pairs(PRIMARY_GRID, rival) for rival in RIVALS}
+    found = {"C2": _c2(rivals, labels, level), "C3": _c3(pairs, labels, level), "C4": _c4(pairs, labels, level, draws),
+             "C5": _c5(pairs, level, draws)}
+    return pd.DataFrame([{"id": key, "claim": claims.CLAIMS[key][0], "paper": claims.CLAIMS[key][1], "ours": text,
+                          "verdict": verdict} for key, (text, verdict) in found.items()])
+
+
+def _gap(pair: Pair, k: int) -> NDArray[np.float64]:
+    """Accuracy at k of the loss minus the baseline's, one a seed."""
+    own, other = pair
+    return (own <= k).mean(axis=1) - (other <= k).mean(axis=1)
+
+
+def _c2(rivals: Mapping[str, Mapping[str, Pair]], labels: Mapping[str, str],
+        level: Any) -> tuple[str, claims.Verdict]:
+    setups = [setup for setup in next(iter(rivals.values())) if all(setup in pairs for pairs in rivals.values())]
+    if not setups:
+        return "no runs", "not yet tested"
+    parts, texts = [], []
+    for setup in setups:
+        leads = [stats.paired_t_interval(-_gap(pairs[setup], 1), level, len(setups) * len(rivals))
+                 for pairs in rivals.values()]
+        parts.append(claims.part_status(leads))
+        texts.append(f"{labels.get(setup, setup)}: lead " + ", ".join(
+            f"{_points(lead)} over {rival}" for rival, lead in zip(rivals, leads, strict=True)))
+    return _text(texts, setups), claims.setups_verdict(parts)
+
+
+def _c3(pairs: Mapping[str, Pair], labels: Mapping[str, str], level: Any) -> tuple[str, claims.Verdict]:
+    gains = {setup: stats.paired_t_interval(_gap(pair, 5), level, len(pairs)) for setup, pair in pairs.items()}
+    return (_text([f"{labels[setup]}: {_points(gain)}" for setup, gain in gains.items()], gains),
+            claims.setups_verdict([claims.part_status([gain]) for gain in gains.values()], exceptions=1))
+
+
+def _c4(pairs: Mapping[str, Pair], labels: Mapping[str, str], level: Any, draws: int) -> tuple[str, claims.Verdict]:
+    parts, texts = [], []
+    for setup, (own, other) in pairs.items():
+        def curve(mine: NDArray[np.int64], theirs: NDArray[np.int64]) -> NDArray[np.float64]:
+            most = claims.C4_KS[-1] + 1
+            gap = np.bincount(np.minimum(mine, most), minlength=most + 1)
+            gap -= np.bincount(np.minimum(theirs, most), minlength=most + 1)
+            return np.cumsum(gap)[list(claims.C4_KS)] / len(mine)
+
+        estimate = np.mean([curve(*rows) for rows in zip(own, other, strict=True)], axis=0)
+        replicates = stats.two_way_bootstrap(curve, own, other, draws=draws)
+        band = stats.sup_t_band(estimate, replicates, 1 - (1 - float(level)) / len(pairs))
+        gains = [Interval(mean, np.nan, len(own), low, high)
+                 for mean, low, high in zip(estimate, band.low, band.high, strict=True)]
+        parts.append(claims.part_status(gains, sign="mean"))
+        texts.append(f"{labels[setup]}: {_sign(100 * estimate.mean())} points on average, lower end of the band above "
+                     f"0 at {int(np.sum(band.low > 0))} of {len(estimate)} k")
+    return _text(texts, pairs), claims.setups_verdict(parts, exceptions=1)
+
+
+def _c5(pairs: Mapping[str, Pair], level: Any, draws: int) -> tuple[str, claims.Verdict]:
+    if RESNET not in pairs:
+        return "no runs of ResNet-18", "not yet tested"
+    band = stats.smallest_k_difference(*pairs[RESNET], 0.99, level, draws)
+    text = f"{_sign(band.estimate, 1)} [{_sign(band.low, 1)}, {_sign(band.high, 1)}] candidates"
+    return f"{text}, {len(pairs[RESNET][0])} seeds", claims.size_verdict(*band)
+
+
+def _text(texts: Sequence[str], setups: Any) -> str:
+    return "; ".join(texts) if setups else "no runs"
+
+
+def _points(interval: Interval) -> str:
+    low, high = _sign(100 * interval.low), _sign(100 * interval.high)
+    return f"{_sign(100 * interval.mean)} [{low}, {high}] points ({interval.n} seeds)"
+
+
+def _sign(value: float, digits: int = 2) -> str:
+    return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
