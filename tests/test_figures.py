@@ -75,6 +75,20 @@ def map_table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def phase_frames() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Gains of a map of two by two cells, what is rich in it, and networks of two losses."""
+    gains = pd.DataFrame([
+        {"setup": f"s{x}-w{y}", "complexity": x, "capacity": y, "variant": "ramp", "k": k, "gain": 0.01 * (x - y) * k,
+         "low": 0.01 * (x - y) * k - 0.005, "high": 0.01 * (x - y) * k + 0.005, "significant": x == 4,
+         "regret": 0.1, "baseline": 0.12} for x in (2, 4) for y in (3, 8) for k in (1, 2)])
+    rich = gains[gains["k"] == 1].assign(kind=["rich", "rich", "poor", "reachable"])
+    noise = np.random.default_rng(0).normal(0, 0.01, (2, 5, 2))
+    trades = pd.DataFrame([{"variant": name, "seed": seed, "top1": 0.6 + x, "topk": 0.9 + y}
+                           for name, own in zip(("ce", "ramp"), noise, strict=True)
+                           for seed, (x, y) in enumerate(own)])
+    return gains, rich, trades
+
+
 WALKS = {"label": "the label's score", "competitor": "a competitor's score"}
 MODELS = {
     "halves": lambda x: np.column_stack([-x[:, 0], x[:, 0], -2 + 0 * x[:, 0], -3 + 0 * x[:, 0]]),
@@ -99,10 +113,15 @@ ALL = {
     "decision_regions": lambda names: figures.decision_regions(MODELS, points=20),
     "loss_against_topk": lambda names: figures.loss_against_topk(study_frames()[0], {"recipe": "A", "long": "B"}),
     "robust_curves": lambda names: figures.robust_curves(study_frames()[1]),
+    "phase_diagram": lambda names: figures.phase_diagram(*phase_frames()[:2], names, ("stripes", "units")),
+    "gains_forest": lambda names: figures.gains_forest(phase_frames()[0], names),
+    "tradeoff_regions": lambda names: figures.tradeoff_regions(analysis.joint_regions(phase_frames()[2]),
+                                                               phase_frames()[2], names),
 }
 NO_VARIANTS = {"loss_curves", "class_regions", "split_objectives", "gap_of_knobs", "decision_regions",
                "training_rates", "step_parts", "loss_against_topk", "robust_curves", "transition_map"}
-BARS = {"candidates_forest", "training_rates", "step_parts"}  # whose ticks are the losses, or the networks
+BARS = {"candidates_forest", "training_rates", "step_parts", "gains_forest"}  # ticks are the losses, or the networks
+COLOUR_BARS = {"gap_of_knobs", "phase_diagram"}  # the last axes are a colour bar
 
 
 def words(figure) -> str:
@@ -125,7 +144,7 @@ def test_a_figure_is_labelled_readable_and_not_shown_twice(done, name, tmp_path)
     assert figure.get_figwidth() == figures.WIDTH
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert shown[0].get_ylabel() or name in BARS
-    assert [axes for axes in shown if axes.axison][-1].get_xlabel() or name == "gap_of_knobs"  # a colour bar is last
+    assert [axes for axes in shown if axes.axison][-1].get_xlabel() or name in COLOUR_BARS
     figure.savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 5000
     if name not in NO_VARIANTS:  # those get their names in the frame

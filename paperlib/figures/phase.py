@@ -117,7 +117,7 @@ def gains_forest(gains: pd.DataFrame, labels: Labels = None, ks: Sequence[int] =
             axes.axvline(0, color=".4", linewidth=1)
             axes.set_title(f"top-{k}", loc="left")
             axes.set_xlabel("gain (points)")
-        grid[0, 0].set_yticks(range(len(names)), [(labels or {}).get(name, name) for name in names], fontsize=10)
+        grid[0, 0].set_yticks(range(len(names)), [(labels or {}).get(name, name) for name in names], fontsize=11)
         grid[0, 0].set_ylim(len(names) - 0.5, -0.5)
         figure.legend(handles=[Line2D([], [], color=look[group][0], marker=look[group][1], linestyle="",
                                       label=(labels or {}).get(group, group)) for group in groups],
