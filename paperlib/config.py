@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import math
@@ -138,7 +139,7 @@ class RunConfig:
         """The seeds of all models of this run: one, unless ``seed`` is a list."""
         return self.seed if isinstance(self.seed, tuple) else (self.seed,)
 
-    @property
+    @functools.cached_property
     def run_id(self) -> str:
         """First 12 hex digits of the SHA-256 of the canonical JSON of this configuration."""
         options = {name: _canonical(getattr(self, name)) for name in ("family_options", "loss_options")}

@@ -1,6 +1,7 @@
 """What only runs of many models have: models that diverged, and the regret under exact class probabilities."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,11 +32,18 @@ def regrets(grid_name: str, split: str = "test") -> pd.DataFrame:
         records.RecordError: a record holds no expected accuracies.
         ValueError: a model diverged.
     """
-    frames = []
+    # Thousands of networks: columns are put together from whole blocks.
+    blocks: dict[str, list[Any]] = {key: [] for key in ("setup", "variant", "seed", "k", "expected", "bayes")}
     for cell, record in joined(grid_name)[1]:
-        expected, ks = record.expected(split), np.arange(1, model_curves(record, split).shape[1] + 1)
-        bayes = np.array(record.evaluation(split)["bayes"])
-        frames += [pd.DataFrame({"setup": cell.setup, "variant": cell.variant, "seed": seed, "k": ks, "expected": row,
-                                 "bayes": bayes, "regret": bayes - row})
-                   for seed, row in zip(record.seeds, expected, strict=True)]
-    return pd.concat(frames, ignore_index=True)
+        model_curves(record, split)  # refuses models that diverged
+        expected = record.expected(split)
+        models, classes = expected.shape
+        blocks["setup"] += [cell.setup] * expected.size
+        blocks["variant"] += [cell.variant] * expected.size
+        blocks["seed"].append(np.repeat(record.seeds, classes))
+        blocks["k"].append(np.tile(np.arange(1, classes + 1), models))
+        blocks["expected"].append(expected.ravel())
+        blocks["bayes"].append(np.tile(record.evaluation(split)["bayes"], models))
+    frame = pd.DataFrame({key: values if key in ("setup", "variant") else np.concatenate(values)
+                          for key, values in blocks.items()})
+    return frame.assign(regret=frame["bayes"] - frame["expected"])
