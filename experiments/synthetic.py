@@ -1,6 +1,7 @@
 """Runs what the synthetic study still misses: ``python experiments/synthetic.py --jobs 2``, or ``make synthetic``.
 
-All its grids in turn, then the networks that the report draws. A killed run goes on where it was. With
+All its grids in turn, then the scripts that write documents: networks that the report draws, training to convergence,
+robust boundaries. A killed run goes on where it was. With
 ``--out FOLDER`` everything is run again from nothing, into a folder of yours. ``--smoke`` runs a cell of each loss of
 each grid with two networks for two epochs, in seconds, into a folder that is deleted.
 """
@@ -20,6 +21,11 @@ GRIDS = (
     "pairs-competition", "models-competition", "sizes-competition", "top3-competition", "top5-competition",
     "ablation-competition", "losses-competition", "losses-rings", "losses-mixture", "losses-spirals",
 )
+
+
+#: Scripts beside the grids, by the document that each writes.
+SCRIPTS = {paths.NETWORKS: "networks.py", paths.CONVERGENCE: "convergence.py",
+           paths.ROBUST_BOUNDARY: "robust_boundary.py"}
 
 
 def run(out: Path, jobs: int) -> int:
@@ -46,13 +52,19 @@ def smoke(out: Path) -> int:
         output.prepare()
         failed += len(sweep.run(cells, output, quiet=True))
         print(f"{name}: {len(cells)} losses", flush=True)
-    return failed + bool(keep_networks("--smoke", "--out", str(out / "networks.json")))
+    return failed + write_documents(out, "--smoke")
 
 
-def keep_networks(*options: str) -> int:
-    """The exit status of ``experiments/networks.py``."""
-    script = paths.EXPERIMENTS / "networks.py"
-    return subprocess.run([sys.executable, str(script), *options], cwd=paths.ROOT).returncode
+def write_documents(out: Path, *options: str) -> int:
+    """The largest exit status of the scripts; what is committed already is not made again."""
+    status = 0
+    for document, script in SCRIPTS.items():
+        if out == paths.RECORDS and document.exists():
+            continue
+        where = [] if out == paths.RECORDS else ["--out", str(out / document.name)]
+        command = [sys.executable, str(paths.EXPERIMENTS / script), *options, *where]
+        status = max(status, subprocess.run(command, cwd=paths.ROOT).returncode)
+    return status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,10 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.smoke:
         with tempfile.TemporaryDirectory() as folder:
             return min(smoke(Path(folder)), 1)
-    status = run(chosen.out, chosen.jobs)
-    if not status and not (paths.NETWORKS.exists() and chosen.out == paths.RECORDS):
-        status = keep_networks(*(() if chosen.out == paths.RECORDS else ("--out", str(chosen.out / "networks.json"))))
-    return status
+    out = paths.RECORDS if chosen.out == paths.RECORDS else chosen.out.resolve()
+    return max(run(out, chosen.jobs), write_documents(out))
 
 
 if __name__ == "__main__":
