@@ -82,6 +82,8 @@ def test_a_grid_without_the_baseline_has_no_differences(study):
 
 
 def test_only_complete_grids_are_shown_and_the_others_are_named(study):
+    study.grid("waiting", STUDY.replace('name = "ramp"', 'name = "ramp"\npreset = "chosen"'))
+    (study.grids / "presets.json").write_text('{"chosen": null}')
     assert list(analysis.explorer_grids()["grid"]) == [GRID, "later"]
     shown = tables.explorer_grids().set_index("grid")["in the explorer"]
     assert shown.to_dict() == {GRID: "yes", "later": "not yet complete"}
