@@ -99,7 +99,7 @@ def verdicts(grid_name: str = "first-study", phases: Sequence[str] | None = None
     Args:
         grid_name: CIFAR-100 runs, for C2 to C5.
         phases: phase diagrams of synthetic data, a family each, for C1; None: those of
-            :data:`paperlib.analysis.PHASES` whose grids exist.
+            ``paperlib.analysis.PHASES`` whose grids exist.
         level: joint confidence.
         draws: bootstrap replicates for C5.
 
