@@ -33,7 +33,7 @@ def document() -> dict[str, dict[str, Any] | None]:
         return {}
     try:
         found = json.loads(file().read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file()} is not valid JSON: {error}") from error
     if not isinstance(found, dict) or not all(
             value is None or (isinstance(value, dict) and isinstance(value.get("keys"), dict))

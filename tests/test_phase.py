@@ -161,6 +161,27 @@ def test_without_rich_cells_nothing_is_tested(study):
     assert analysis.verdicts(phases=["phase-rings"]).set_index("id").loc["C1"].verdict == "not yet tested"
 
 
+def test_the_map_of_another_split_or_baseline_is_judged_by_it_throughout(study):
+    write(study, made({(4, 3): 0.02, (6, 3): 0.02}))
+    for cell in grids.load("phase-rings").cells:  # on validation no network solves anything
+        record = records.read(study.records / "phase-rings" / f"{cell.config.run_id}.json")
+        poor = record.validation | {"expected": curves(0.5, 0.9, cell.variant, cell.setup).tolist()}
+        records.write(dataclasses.replace(record, validation=poor), study.records / "phase-rings")
+    assert analysis.overview("phase-rings")["rich"] == 3
+    assert analysis.overview("phase-rings", split="validation")["poor"] == 6
+    turned = analysis.overview("phase-rings", ours="ce", baseline="transition")
+    assert turned["rich"] == 0, "the transition loses a tenth of top-1 everywhere"
+
+
+def test_a_map_with_two_setups_at_a_place_is_refused(study):
+    two = "".join(f'[[setup]]\nname = "{name}"\nlabel = "{name}"\nepochs = {epochs}\n'
+                  for name, epochs in (("short", 1), ("long", 2)))
+    study.grid("phase-rings", GRID.replace("[[axis]]", f"{two}[[axis]]", 1))
+    write(study, made({}))
+    with pytest.raises(ValueError, match="several setups at each place"):
+        analysis.richness("phase-rings")
+
+
 def test_a_grid_on_no_plane_is_refused(study):
     study.grid("line", GRID.replace('[[axis]]\nname = "width"\nkey = "width"\nunit = "units"\nvalues = [3, 8]\n', ""))
     with pytest.raises(ValueError, match="'line' has 1 axes: expected two"):

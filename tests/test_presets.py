@@ -247,6 +247,12 @@ def test_mistakes_are_named(study, text, message):
         grids.load("map-finalists")
 
 
+def test_a_file_of_presets_that_is_no_text_is_named(study):
+    presets.file().write_bytes(b'{"transition": "\xff"}')
+    with pytest.raises(ValueError, match=r"map-finalists.*presets\.json is not valid JSON"):
+        grids.load("map-finalists")
+
+
 # What is committed.
 
 

@@ -6,11 +6,12 @@ import subprocess
 from pathlib import Path
 
 import jupytext
+import numpy as np
 import papermill
 import pytest
 
 from experiments import synthetic
-from paperlib import grids, paths
+from paperlib import grids, paths, stats
 
 
 def test_the_study_runs_every_synthetic_grid_and_no_other():
@@ -45,6 +46,15 @@ def test_every_loss_of_a_grid_trains(monkeypatch):
     assert synthetic.main(["--smoke"]) == 0
 
 
+def test_the_defaults_of_ones_own_diagram_can_be_significant(root):
+    cells = jupytext.read(root / "experiments/phase.md", fmt="md:myst").cells
+    defaults: dict = {}
+    exec(next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), defaults)
+    rows = len(defaults["values"]) * len(defaults["sizes"]) * 2
+    floor = stats.sign_flips(np.ones((defaults["seeds"], 1)))[0]
+    assert stats.holm([floor] + [1.0] * (rows - 1))[0] <= 0.05
+
+
 def test_a_phase_diagram_of_ones_own_is_a_call_of_papermill(root, tmp_path):
     jupytext.write(jupytext.read(root / "experiments/phase.md", fmt="md:myst"), tmp_path / "phase.ipynb")
     knobs = {"family": "rings", "family_options": {"n": 400}, "knob": "sectors", "values": [2, 4], "sizes": [2, 3],
@@ -54,6 +64,10 @@ def test_a_phase_diagram_of_ones_own_is_a_call_of_papermill(root, tmp_path):
     data = [output.data for cell in done.cells for output in cell.get("outputs", []) if "data" in output]
     assert any("image/png" in each for each in data) and any("significant" in str(each) for each in data)
     assert len(list((tmp_path / "out" / "phase").glob("*.json"))) == 8
+    wrong = knobs | {"family_options": {"top2_stripes": 4}, "out": str(tmp_path / "wrong")}
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown option 'top2_stripes' of family 'rings'"):
+        papermill.execute_notebook(tmp_path / "phase.ipynb", tmp_path / "done.ipynb", wrong, kernel_name="python3",
+                                   cwd=str(root), progress_bar=False)
     with pytest.raises(papermill.PapermillExecutionError, match="unknown parameters famly"):
         papermill.execute_notebook(tmp_path / "phase.ipynb", tmp_path / "done.ipynb", {"famly": "rings"},
                                    kernel_name="python3", cwd=str(root), progress_bar=False)

@@ -5,6 +5,7 @@ known class probabilities of the test points. The rules of the verdict on C1 sta
 the grids were run.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -88,8 +89,9 @@ def richness(grid_name: str, baseline: str = "ce", split: str = "test") -> pd.Da
                           "kind": _kind(mean[setup], least[setup])} for setup, place in _places(grid).items()])
 
 
-def overview(grid_name: str, ours: str = "transition", **options: Any) -> dict[str, Any]:
-    """What C1 asks of one map.
+def overview(grid_name: str, ours: str = "transition", baseline: str = "ce", split: str = "test",
+             **options: Any) -> dict[str, Any]:
+    """What C1 asks of one map; ``options`` are those of :func:`gains`.
 
     Keys: poor, rich, reachable (cells of each kind), gained (poor cells in which the loss beats the baseline at its k,
     significantly and by an amount that matters), region (the largest number of these that touch), lost (poor cells in
@@ -97,9 +99,9 @@ def overview(grid_name: str, ours: str = "transition", **options: Any) -> dict[s
     status ("holds": a region of at least two cells and no exception, "leans": gains but not so, "fails": none; None:
     the map has no poor or no rich cells).
     """
-    found = gains(grid_name, **options)
+    found = gains(grid_name, baseline, split=split, **options)
     found = found[(found["variant"] == ours) & (found["k"] == max(_ks(grid_name)))]
-    found = found.merge(richness(grid_name)[["setup", "kind"]], on="setup")
+    found = found.merge(richness(grid_name, baseline, split)[["setup", "kind"]], on="setup")
     matters = found["significant"] & (found["gain"].abs() >= MATTERS)
     better, worse = matters & (found["gain"] > 0), matters & (found["gain"] < 0)
     poor, rich = found["kind"] == "poor", found["kind"] == "rich"
@@ -122,6 +124,9 @@ def _map(grid_name: str) -> Grid:
     grid = grids.load(grid_name)
     if len(grid.axes) != 2:
         raise ValueError(f"grid {grid_name!r} has {len(grid.axes)} axes: expected two, complexity and capacity")
+    if len(grid.setups) > math.prod(len(axis.values) for axis in grid.axes):
+        raise ValueError(f"grid {grid_name!r} has several setups at each place of its map: expected at most one "
+                         "[[setup]] beside the two axes")
     return grid
 
 
