@@ -134,9 +134,9 @@ def _c1(grid_names: Sequence[str], level: Any) -> tuple[str, Verdict]:
     for name in grid_names:
         found = phase.overview(name, level=level)
         largest = _signed(f"{100 * found['largest']:+.2f}") if found["poor"] else "none"
-        texts.append(f"{grids.load(name).title.split(': ')[-1]}: gain in {found['gained']} of {found['poor']} cells "
-                     f"that no network solves, {largest} points at most; in {found['exceptions']} of {found['rich']} "
-                     "that cross entropy solves")
+        title = grids.load(name).title.split(": ")[-1].split(", k = ")[0]
+        texts.append(f"{title}: gain in {found['gained']} of {found['poor']} cells that no network solves, {largest} "
+                     f"points at most; in {found['exceptions']} of {found['rich']} that cross entropy solves")
         if found["status"]:
             parts.append(found["status"])
     return "; ".join(texts), setups_verdict(parts)

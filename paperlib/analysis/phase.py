@@ -144,7 +144,7 @@ def _places(grid: Grid) -> dict[str, dict[str, Any]]:
 
 def _largest_region(grid: Grid, cells: pd.DataFrame) -> int:
     """The size of the largest set of cells that touch side by side on the map."""
-    at = [axis.values.index for axis in grid.axes]
+    at = [sorted(axis.values).index for axis in grid.axes]  # neighbours as they are drawn
     left = {(at[0](row.complexity), at[1](row.capacity)) for row in cells.itertuples()}
     largest = 0
     while left:

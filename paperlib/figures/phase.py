@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.patches import Ellipse
+from numpy.typing import NDArray
 
 from paperlib.figures._style import WIDTH, Labels, Plotted, looks, style
 
@@ -63,6 +64,9 @@ def phase_diagram(gains: pd.DataFrame, richness: pd.DataFrame, labels: Labels = 
 def tradeoff_regions(regions: pd.DataFrame, trades: pd.DataFrame, labels: Labels = None, k: int = 2) -> Plotted:
     """Top-k over top-1 of every loss: the mean with its joint confidence ellipse, single networks, the Pareto front.
 
+    Top-k is drawn by its error on a logarithmic scale, since most losses lie close to 100 %, as far as the ellipses
+    go: single networks may lie outside.
+
     Args:
         regions: as :func:`paperlib.analysis.joint_regions` gives them.
         trades: as :func:`paperlib.analysis.trade` gives them.
@@ -73,20 +77,28 @@ def tradeoff_regions(regions: pd.DataFrame, trades: pd.DataFrame, labels: Labels
     front = found[found["pareto"]].sort_values("top1")
     with style():
         figure, axes = plt.subplots(figsize=(WIDTH, 5.4))
-        axes.plot(100 * front["top1"], 100 * front["topk"], color=".5", linestyle="--", linewidth=1.2, zorder=1)
+        axes.plot(100 * front["top1"], _error(front["topk"]), color=".5", linestyle="--", linewidth=1.2, zorder=1)
         handles = [Line2D([], [], color=".5", linestyle="--", linewidth=1.2, label="Pareto front of the means")]
+        seen: list[tuple[float, float, float, float]] = []
         for row in found.to_dict("records"):
             colour, marker = look[row["variant"]]
             own = trades[trades["variant"] == row["variant"]]
-            axes.plot(100 * own["top1"], 100 * own["topk"], color=colour, marker=marker, linestyle="", markersize=3,
+            axes.plot(100 * own["top1"], _error(own["topk"]), color=colour, marker=marker, linestyle="", markersize=3,
                       alpha=0.3, zorder=2)
-            axes.add_patch(Ellipse((100 * row["top1"], 100 * row["topk"]), 200 * row["a"], 200 * row["b"],
-                                   angle=np.degrees(row["angle"]), facecolor=colour, alpha=0.25, edgecolor=colour))
-            axes.plot(100 * row["top1"], 100 * row["topk"], color=colour, marker=marker, markersize=9,
+            x, y = _ellipse(row)
+            axes.fill(100 * x, _error(y), facecolor=colour, alpha=0.25, edgecolor=colour)
+            axes.plot(100 * row["top1"], _error(row["topk"]), color=colour, marker=marker, markersize=9,
                       markeredgecolor="black", linestyle="", zorder=3)
+            seen.append((x.min(), x.max(), y.min(), y.max()))
             handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", markersize=8,
                                   label=(labels or {}).get(row["variant"], row["variant"])))
-        axes.set(xlabel="top-1 accuracy (%)", ylabel=f"top-{k} accuracy (%)")
+        left, _, low, _ = np.min(seen, axis=0)
+        _, right, _, high = np.max(seen, axis=0)
+        axes.set(xlabel="top-1 accuracy (%)", ylabel=f"top-{k} accuracy (%), by its error", yscale="log",
+                 xlim=(100 * left - 1, 100 * right + 1), ylim=(1.15 * _error(low), 0.87 * _error(high)))
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=20))
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda error, _: f"{100 - error:g}"))
+        axes.yaxis.set_minor_locator(ticker.NullLocator())
         figure.legend(handles=handles, loc="outside lower center", ncols=2, columnspacing=1, handletextpad=0.4)
         plt.close(figure)
     return figure, found.assign(top1=100 * found["top1"], topk=100 * found["topk"])
@@ -124,6 +136,19 @@ def gains_forest(gains: pd.DataFrame, labels: Labels = None, ks: Sequence[int] =
                       loc="outside upper center", ncols=2, handletextpad=0.4)
         plt.close(figure)
     return figure, frame
+
+
+def _error(accuracy: Any) -> Any:
+    """Error in percent of accuracies as fractions, kept above 0 for a logarithmic scale."""
+    return np.maximum(100 - 100 * np.asarray(accuracy), 0.01)
+
+
+def _ellipse(row: dict[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points on the confidence ellipse of a row of :func:`paperlib.analysis.joint_regions`."""
+    turn = np.linspace(0, 2 * np.pi, 100)
+    along, across = row["a"] * np.cos(turn), row["b"] * np.sin(turn)
+    cosine, sine = np.cos(row["angle"]), np.sin(row["angle"])
+    return row["top1"] + along * cosine - across * sine, row["topk"] + along * sine + across * cosine
 
 
 def _map(axes: Axes, frame: pd.DataFrame, column: str, colours: str, limits: tuple[float, float | None],
