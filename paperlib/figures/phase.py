@@ -95,7 +95,8 @@ def tradeoff_regions(regions: pd.DataFrame, trades: pd.DataFrame, labels: Labels
         left, _, low, _ = np.min(seen, axis=0)
         _, right, _, high = np.max(seen, axis=0)
         axes.set(xlabel="top-1 accuracy (%)", ylabel=f"top-{k} accuracy (%), by its error", yscale="log",
-                 xlim=(100 * left - 1, 100 * right + 1), ylim=(1.15 * _error(low), 0.87 * _error(high)))
+                 xlim=(100 * left - 1, 100 * right + 1),
+                 ylim=(1.15 * _error(low), max(0.87 * _error(high), 0.4 * _error(found["topk"].max()))))
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=20))
         axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda error, _: f"{100 - error:g}"))
         axes.yaxis.set_minor_locator(ticker.NullLocator())
