@@ -74,6 +74,11 @@ def study_verdicts(level: Any = 0.95, draws: int = 1000) -> pd.DataFrame:
                           "verdict": verdict} for key, (text, verdict) in found.items()])
 
 
+def _planned(grid_name: str) -> int:
+    """How many setups a claim will be about: intervals hold together over all of them, also before all have run."""
+    return len(grids.load(grid_name).setups)
+
+
 def _gap(pair: Pair, k: int) -> NDArray[np.float64]:
     """Accuracy at k of the loss minus the baseline's, one a seed."""
     own, other = pair
@@ -87,7 +92,7 @@ def _c2(rivals: Mapping[str, Mapping[str, Pair]], labels: Mapping[str, str],
         return "no runs", "not yet tested"
     parts, texts = [], []
     for setup in setups:
-        leads = [stats.paired_t_interval(-_gap(pairs[setup], 1), level, len(setups) * len(rivals))
+        leads = [stats.paired_t_interval(-_gap(pairs[setup], 1), level, _planned(PRIMARY_GRID) * len(rivals))
                  for pairs in rivals.values()]
         parts.append(claims.part_status(leads))
         texts.append(f"{labels.get(setup, setup)}: lead " + ", ".join(
@@ -96,7 +101,8 @@ def _c2(rivals: Mapping[str, Mapping[str, Pair]], labels: Mapping[str, str],
 
 
 def _c3(pairs: Mapping[str, Pair], labels: Mapping[str, str], level: Any) -> tuple[str, claims.Verdict]:
-    gains = {setup: stats.paired_t_interval(_gap(pair, 5), level, len(pairs)) for setup, pair in pairs.items()}
+    gains = {setup: stats.paired_t_interval(_gap(pair, 5), level, _planned(SETUPS_GRID))
+             for setup, pair in pairs.items()}
     return (_text([f"{labels[setup]}: {_points(gain)}" for setup, gain in gains.items()], gains),
             claims.setups_verdict([claims.part_status([gain]) for gain in gains.values()], exceptions=1))
 
@@ -112,7 +118,7 @@ def _c4(pairs: Mapping[str, Pair], labels: Mapping[str, str], level: Any, draws:
 
         estimate = np.mean([curve(*rows) for rows in zip(own, other, strict=True)], axis=0)
         replicates = stats.two_way_bootstrap(curve, own, other, draws=draws)
-        band = stats.sup_t_band(estimate, replicates, 1 - (1 - float(level)) / len(pairs))
+        band = stats.sup_t_band(estimate, replicates, 1 - (1 - float(level)) / _planned(SETUPS_GRID))
         gains = [Interval(mean, np.nan, len(own), low, high)
                  for mean, low, high in zip(estimate, band.low, band.high, strict=True)]
         parts.append(claims.part_status(gains, sign="mean"))
