@@ -51,6 +51,7 @@ CIFAR = """
 name = "cifar"
 label = "CIFAR-100"
 dataset = "cifar100"
+family = "none"
 family_options = {}
 train_fraction = 0.004
 model = "speednet"

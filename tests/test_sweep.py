@@ -437,6 +437,7 @@ def test_a_training_machine_needs_only_torch_torchvision_and_numpy(tmp_path, roo
 name = "cifar"
 label = "CIFAR-100"
 dataset = "cifar100"
+family = "none"
 family_options = {}
 train_fraction = 0.004
 model = "speednet"
