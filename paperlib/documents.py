@@ -38,8 +38,28 @@ def collect(path: Path, head: dict[str, Any], measure: Callable[[str], dict[str,
     return document
 
 
+def load(path: Path, script: str, keys: set[str]) -> dict[str, Any]:
+    """The JSON object that a script wrote.
+
+    Args:
+        path: of the document.
+        script: that makes it, for the messages.
+        keys: that it must have.
+
+    Raises:
+        FileNotFoundError: it is not there; says how to make it.
+        ValueError: it is no such document.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no {path}: make it with python {script}")
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(document, dict) or keys - document.keys():
+        raise ValueError(f"{path}: expected the document of {script}")
+    return document
+
+
 def read(path: Path, script: str) -> dict[str, Any]:
-    """A complete document.
+    """A complete document in cells.
 
     Args:
         path: of the document.
@@ -49,11 +69,7 @@ def read(path: Path, script: str) -> dict[str, Any]:
         FileNotFoundError: it is not there; says how to make it.
         ValueError: it is no such document, or cells are missing.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"no {path}: make it with python {script}")
-    document = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(document, dict) or _KEYS - document.keys():
-        raise ValueError(f"{path}: expected the document of {script}")
+    document = load(path, script, _KEYS)
     if missing := [name for name in document["settings"]["cells"] if name not in document["cells"]]:
         raise ValueError(f"{path} has no cell {missing[0]!r} yet: go on with python {script}")
     return document

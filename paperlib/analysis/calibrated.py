@@ -1,11 +1,10 @@
 """What the test of every loss for top-k calibration found: the document of ``experiments/calibration_table.py``."""
 
-import json
 from typing import Any
 
 import pandas as pd
 
-from paperlib import paths
+from paperlib import documents, paths
 
 _KEYS = {"settings", "code", "environment", "core_seconds", "probabilities", "cases"}
 _VERDICTS = ("right", "tied", "wrong")
@@ -18,13 +17,7 @@ def calibration_document() -> dict[str, Any]:
         FileNotFoundError: it is not there; says how to make it.
         ValueError: it is no such document.
     """
-    path = paths.CALIBRATION
-    if not path.exists():
-        raise FileNotFoundError(f"no {path}: make it with python experiments/calibration_table.py")
-    document = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(document, dict) or _KEYS - document.keys():
-        raise ValueError(f"{path}: expected the document of experiments/calibration_table.py")
-    return document
+    return documents.load(paths.CALIBRATION, "experiments/calibration_table.py", _KEYS)
 
 
 def calibration() -> pd.DataFrame:

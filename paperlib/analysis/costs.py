@@ -1,11 +1,10 @@
 """What each loss costs: the document of ``experiments/benchmark_losses.py``."""
 
-import json
 from typing import Any
 
 import pandas as pd
 
-from paperlib import paths
+from paperlib import documents, paths
 
 _KEYS = {"speed", "accuracy", "memory", "code", "environment"}
 
@@ -17,13 +16,7 @@ def cost_document() -> dict[str, Any]:
         FileNotFoundError: it is not there; says how to make it.
         ValueError: it is no such document.
     """
-    path = paths.LOSS_COSTS
-    if not path.exists():
-        raise FileNotFoundError(f"no {path}: make it with python experiments/benchmark_losses.py")
-    document = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(document, dict) or _KEYS - document.keys():
-        raise ValueError(f"{path}: expected the document of experiments/benchmark_losses.py")
-    return document
+    return documents.load(paths.LOSS_COSTS, "experiments/benchmark_losses.py", _KEYS)
 
 
 def loss_costs() -> pd.DataFrame:

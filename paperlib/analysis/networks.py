@@ -1,13 +1,12 @@
 """Networks that were kept to be drawn: the document of ``experiments/networks.py``, and their scores without torch."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from paperlib import paths
+from paperlib import documents, paths
 
 _KEYS = {"grid", "setup", "code", "environment", "networks", "core_seconds"}
 
@@ -38,13 +37,7 @@ def network_document() -> dict[str, Any]:
         FileNotFoundError: it is not there; says how to make it.
         ValueError: it is no such document.
     """
-    path = paths.NETWORKS
-    if not path.exists():
-        raise FileNotFoundError(f"no {path}: make it with python experiments/networks.py")
-    document = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(document, dict) or _KEYS - document.keys():
-        raise ValueError(f"{path}: expected the document of experiments/networks.py")
-    return document
+    return documents.load(paths.NETWORKS, "experiments/networks.py", _KEYS)
 
 
 def networks() -> dict[str, Network]:
