@@ -52,7 +52,7 @@ def train_many(config: RunConfig, **options: Any) -> Record:
 
 def trained_many(config: RunConfig, *, device: torch.device | str | None = None, checkpoint: Path | str | None = None,
                  stop: Callable[[], bool] | None = None, commit: str | None = None, threads: int = 1,
-                 compile: bool | None = None, deterministic: bool = False,
+                 compile: bool | None = None, deterministic: bool = False, keep: Path | str | None = None,
                  quiet: bool = False) -> tuple[Record, list[nn.Module], Splits]:
     """Train the models of one configuration; return their record, the networks, one a seed, and the data.
 
@@ -69,16 +69,20 @@ def trained_many(config: RunConfig, *, device: torch.device | str | None = None,
         threads: of torch on the CPU.
         compile: True is refused: these programs run eagerly.
         deterministic: as for :func:`paperlib.train.trained`.
+        keep: refused: the record of such a run has what can be kept of so many models.
         quiet: print nothing.
 
     Raises:
-        ValueError: ``compile`` is True, ``seed`` is no list, or the configuration asks for what models cannot do
-            together.
+        ValueError: ``compile`` is True, ``keep`` a folder, ``seed`` no list, or the configuration asks for what models
+            cannot do together.
         TrainingDivergedError: no model is left; see :func:`fit`.
         TrainingInterruptedError: ``stop`` said so.
     """
     if compile:
         raise ValueError("compile=True with a list of seeds: expected None or False, models at once run eagerly")
+    if keep:
+        raise ValueError(f"predictions in {keep} with a list of seeds: expected a run of one seed; of models at once "
+                         "the record keeps what there is")
     place, loss = environment.find_device(device or "cpu"), make_loss(config)
     engine = Engine(deterministic=deterministic)
     _check(config)

@@ -229,6 +229,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, help="folder for checkpoints and locks; default: beside the records")
     parser.add_argument("--done", type=Path, action="append", default=[], metavar="RECORDS",
                         help="a folder or .jsonl file; cells with a record there are not run again")
+    parser.add_argument("--predictions", type=Path, metavar="FOLDER",
+                        help="keep the logits of every run here, 6 MB each for CIFAR-100; not for runs of many seeds")
     parser.add_argument("--budget-minutes", type=at_least(0, float), default=math.inf,
                         help="stop cleanly after this long")
     parser.add_argument("--jobs", type=at_least(1, int), default=1,
@@ -279,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for record in there:
             schedule.learn(record)
     failed = run(cells, output, stop=stop, schedule=schedule, commit=options.commit, device=options.device,
-                 compile=options.compile, deterministic=options.deterministic)
+                 compile=options.compile, deterministic=options.deterministic, keep=options.predictions)
     for cell in failed:
         report = output.failed / f"{cell.config.run_id}.json"
         say(f"FAILED {cell.config.run_id} {cell.place}: see {report}")

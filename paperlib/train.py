@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paperlib import data, ensemble, environment, losses, metrics, models, schedules
+from paperlib import data, ensemble, environment, losses, metrics, models, predictions, schedules
 from paperlib.checkpoint import Checkpoint, State
 from paperlib.config import PROTOCOL, RunConfig
 from paperlib.data import EvaluationLoader, Normalizer, Splits, TrainLoader
@@ -128,7 +128,7 @@ def train(config: RunConfig, **options: Any) -> Record:
 
 def trained(config: RunConfig, *, device: torch.device | str | None = None, checkpoint: Path | str | None = None,
             stop: Callable[[], bool] | None = None, commit: str | None = None, threads: int = 1,
-            compile: bool | None = None, deterministic: bool = False,
+            compile: bool | None = None, deterministic: bool = False, keep: Path | str | None = None,
             quiet: bool = False) -> tuple[Record, nn.Module, Splits]:
     """Train one configuration and return the record, the network and the data.
 
@@ -141,6 +141,7 @@ def trained(config: RunConfig, *, device: torch.device | str | None = None, chec
         threads: of torch on the CPU. One: on shared cores more threads wait for each other.
         compile: forward pass and loss by ``torch.compile``; None: on CUDA.
         deterministic: the same bits again on the same GPU, at some cost in speed; a CPU repeats itself anyway.
+        keep: folder that takes the logits of the evaluated splits; see :mod:`paperlib.predictions`.
         quiet: print nothing.
 
     Raises:
@@ -176,6 +177,9 @@ def trained(config: RunConfig, *, device: torch.device | str | None = None, chec
             history=state.history, timing=summarize_timing(state.timing),
             validation=state.validation,  # of the last epoch, which always has one
             test=evaluate(model, loss, test, config) if test else None)
+        if keep:
+            loads = {"validation": loaders.validation} | ({"test": test} if test else {})
+            predictions.save(keep, config.run_id, {split: kept(model, load, config) for split, load in loads.items()})
     timing = {**record.timing, "wall_seconds": time.perf_counter() - started}  # loading and compiling included
     return replace(record, timing=timing), model, splits
 
@@ -262,6 +266,12 @@ def predict(model: nn.Module, loader: EvaluationLoader, config: RunConfig) -> tu
         with autocast(inputs.device, config.precision == "bf16"):
             logits.append(model(inputs).float())
     return torch.cat(logits), loader.labels
+
+
+def kept(model: nn.Module, loader: EvaluationLoader, config: RunConfig) -> predictions.Predictions:
+    """:func:`predict`, as arrays."""
+    logits, labels = predict(model, loader, config)
+    return predictions.Predictions(logits.cpu().numpy(), labels.cpu().numpy())
 
 
 @torch.no_grad()

@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stats": {"metrics"},
     "records": {"paths", "config", "counts", "grids", "metrics", "stats"},
     "documents": {"records"},
+    "predictions": set(),
     "data": {"paths", "config", "seeding"},
     "models": {"config", "seeding"},
     "optimisation": {"models", "seeding"},
@@ -48,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "train": {
         *("paths", "config", "records", "environment", "seeding", "schedules", "metrics", "stats"),
-        *("data", "models", "losses", "engine", "checkpoint", "progress", "parts", "ensemble"),
+        *("data", "models", "losses", "engine", "checkpoint", "progress", "parts", "ensemble", "predictions"),
     },
     "checks": {"config", "records", "environment", "seeding", "data", "models", "losses", "engine", "train"},
     "kit": {"config", "grids", "records", "environment", "processes", "train", "checks"},
@@ -58,8 +59,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tables": {"paths", "grids", "metrics", "stats", "analysis"},
 }
 NO_TORCH = [
-    *("paths", "config", "counts", "presets", "grids", "records", "documents", "metrics", "bayes", "theory"),
-    *("stats", "robustness", "analysis", "figures", "tables", "kit", "sweep"),
+    *("paths", "config", "counts", "presets", "grids", "records", "documents", "predictions", "metrics", "bayes"),
+    *("theory", "stats", "robustness", "analysis", "figures", "tables", "kit", "sweep"),
 ]
 
 

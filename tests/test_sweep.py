@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from processes import BARE_MACHINE, CONTEXT
 
-from paperlib import grids, records, sweep, train
+from paperlib import grids, predictions, records, sweep, train
 from paperlib.checkpoint import Checkpoint
 from paperlib.data import images
 
@@ -153,6 +153,13 @@ def test_a_limit_takes_the_first_cells(study, tmp_path, capsys):
     assert sweep_here(study, tmp_path / "out", "--limit", "1") == 0
     assert list(contents(tmp_path / "out")) == run_ids(study)[:1]
     assert "1 of 1 cells" in capsys.readouterr().err
+
+
+def test_predictions_are_kept_where_asked(study, tmp_path):
+    assert sweep_here(study, tmp_path / "records", "--limit", "1", "--predictions", str(tmp_path / "kept")) == 0
+    [run_id] = contents(tmp_path / "records")
+    record = records.load(tmp_path / "records")[0]
+    assert len(predictions.load(tmp_path / "kept", run_id, "validation").labels) == record.validation["n"]
 
 
 def test_no_budget_no_run(study, tmp_path, monkeypatch, capsys):

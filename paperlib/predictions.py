@@ -1,0 +1,72 @@
+"""The logits of finished runs, for what the ranks in a record do not tell: scores, and changes made after training.
+
+They are large and are not committed; what is computed from them is, with the code that did it.
+"""
+
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of one split: ``logits`` float32 (n, C), ``labels`` int64 (n,), those that the split was judged by."""
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+def place(folder: Path | str, run_id: str) -> Path:
+    """The file of one run: a compressed numpy archive."""
+    return Path(folder) / f"{run_id}.npz"
+
+
+def save(folder: Path | str, run_id: str, splits: Mapping[str, Predictions]) -> Path:
+    """Write the predictions of a run atomically; ``splits`` by name, "validation" or "test"."""
+    path = place(folder, run_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = {
+        f"{split}_{key}": value for split, found in splits.items()
+        for key, value in (("logits", found.logits), ("labels", found.labels))}
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez_compressed(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def load(folder: Path | str, run_id: str, split: str) -> Predictions:
+    """The predictions of one run for one split.
+
+    Raises:
+        FileNotFoundError: the run kept none; says how runs keep them.
+        ValueError: the file cannot be read, or has no such split.
+    """
+    path = place(folder, run_id)
+    if not path.exists():
+        raise FileNotFoundError(f"no predictions of run {run_id} in {folder}: a sweep keeps them with "
+                                "--predictions FOLDER, for the runs that it makes then")
+    try:
+        with open(path, "rb") as file, np.load(file) as content:  # np.load alone leaves a broken file open
+            arrays = dict(content)
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path}: expected the predictions of a run ({error}). Delete it and run its cell "
+                         "again.") from error
+    if f"{split}_logits" not in arrays:
+        held = [name.removesuffix("_logits") for name in arrays if name.endswith("_logits")]
+        raise ValueError(f"{path} holds no {split!r} predictions: expected one of {', '.join(held) or '(none)'}")
+    return Predictions(arrays[f"{split}_logits"], arrays[f"{split}_labels"])
