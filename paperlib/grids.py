@@ -3,8 +3,8 @@
 import itertools
 import math
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Axis:
         return value[option] if option else value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Grid:
     """A grid: every setup with every variant at every seed.
 
@@ -69,19 +69,38 @@ class Grid:
     kit: bool = False
     axes: tuple[Axis, ...] = ()
 
+    def __repr__(self) -> str:
+        """Short, for messages."""
+        return f"Grid({self.name!r})"
+
+    def part(self, keep: Callable[[Cell], bool]) -> "Grid":
+        """The grid of those cells alone, with the setups, variants and seeds that they have."""
+        cells = tuple(cell for cell in self.cells if keep(cell))
+        return replace(self, cells=cells, seeds=tuple(dict.fromkeys(cell.seed for cell in cells)),
+                       setups={name: keys for name, keys in self.setups.items()
+                               if name in {cell.setup for cell in cells}},
+                       variants={name: keys for name, keys in self.variants.items()
+                                 if name in {cell.variant for cell in cells}})
+
+
+#: What functions take as a grid: its name, the path of its file, or the grid itself, also a part of one.
+GridLike = str | Path | Grid
+
 
 def names() -> list[str]:
     """The grids that exist."""
     return sorted(path.stem for path in paths.GRIDS.glob("*.toml"))
 
 
-def load(name: str | Path) -> Grid:
-    """Read a grid by name, or from a path that ends in ``.toml``.
+def load(name: GridLike) -> Grid:
+    """Read a grid by name, or from a path that ends in ``.toml``; a grid comes back as it is.
 
     Raises:
         presets.UnfilledPresetError: a variant has a preset that is not chosen yet.
         ValueError: unknown name, unknown or missing key, or two cells with the same configuration.
     """
+    if isinstance(name, Grid):
+        return name
     path = Path(name) if str(name).endswith(".toml") else paths.GRIDS / f"{name}.toml"
     if not path.is_file():
         raise ValueError(f"unknown grid {str(name)!r}: expected one of {', '.join(names()) or '(none found)'} "

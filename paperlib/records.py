@@ -333,19 +333,21 @@ def missing(cells: Sequence[grids.Cell], records: Iterable[Record]) -> list[grid
     return [cell for cell in cells if cell.config.run_id not in done]
 
 
-def require(grid: str) -> dict[str, Record]:
+def require(name: grids.GridLike) -> dict[str, Record]:
     """All records of a grid by run id, or an error that names the missing runs and how to make them.
 
     Raises:
         MissingRecordsError: some cell has no record.
     """
-    cells = grids.load(grid).cells
+    grid = grids.load(name)
+    cells = grid.cells
     records = load() if paths.RECORDS.exists() else []
     if absent := missing(cells, records):
         lines = [f"  {cell.config.run_id}  {cell.place}" for cell in absent]
         raise MissingRecordsError(
-            f"grid {grid!r} misses {len(absent)} of {len(cells)} runs:\n" + "\n".join(lines)
-            + f"\nMake them with: python -m paperlib.sweep {grid} --out experiments/records/{Path(grid).stem}")
+            f"grid {grid.name!r} misses {len(absent)} of {len(cells)} runs:\n" + "\n".join(lines)
+            + f"\nMake them with: python -m paperlib.sweep {grid.name if isinstance(name, grids.Grid) else name} "
+              f"--out experiments/records/{grid.name}")
     by_id = {record.run_id: record for record in records}
     return {cell.config.run_id: by_id[cell.config.run_id] for cell in cells}
 

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from paperlib import analysis, grids
+from paperlib.grids import GridLike
 
 _MINUS = "\N{MINUS SIGN}"
 
@@ -39,7 +40,7 @@ def markdown(frame: pd.DataFrame, caption: str, name: str) -> str:
     return f"```{{table}} {' '.join(caption.split())}\n:name: {name}\n\n{body}\n```"
 
 
-def accuracies(grid_name: str, ks: Sequence[int] = (1, 5, 10, 20), targets: Sequence[int] = (95, 99),
+def accuracies(grid_name: GridLike, ks: Sequence[int] = (1, 5, 10, 20), targets: Sequence[int] = (95, 99),
                links: Mapping[tuple[str, str], str] | None = None) -> pd.DataFrame:
     """Accuracy at some k, and the smallest k for some targets, of every loss.
 
@@ -57,7 +58,7 @@ def accuracies(grid_name: str, ks: Sequence[int] = (1, 5, 10, 20), targets: Sequ
     return _wide(frame, grid_name, "quantity", columns, links, extra=["n"])
 
 
-def differences(grid_name: str, ks: Sequence[int] = (1, 5, 10, 25), comparisons: int = 1,
+def differences(grid_name: GridLike, ks: Sequence[int] = (1, 5, 10, 25), comparisons: int = 1,
                 frame: pd.DataFrame | None = None) -> pd.DataFrame:
     """Accuracy minus cross entropy's in percentage points, with paired t intervals."""
     found = analysis.differences(grid_name, ks=ks, comparisons=comparisons) if frame is None else frame.copy()
@@ -65,21 +66,21 @@ def differences(grid_name: str, ks: Sequence[int] = (1, 5, 10, 25), comparisons:
     return _wide(found, grid_name, "k", {k: f"top-{k}" for k in found["k"].unique()}, extra=["n"])
 
 
-def candidates(grid_name: str, frame: pd.DataFrame | None = None) -> pd.DataFrame:
+def candidates(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
     """Smallest k for each target, averaged over seeds, with intervals over seeds and images."""
     found = analysis.candidates(grid_name) if frame is None else frame.copy()
     found["text"] = [f"{row.k:.1f} [{row.low:.1f}, {row.high:.1f}]" for row in _rows(found)]
     return _wide(found, grid_name, "target", _targets(found), extra=["n"])
 
 
-def candidate_differences(grid_name: str, frame: pd.DataFrame | None = None) -> pd.DataFrame:
+def candidate_differences(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
     """How many candidates more than cross entropy, with paired intervals over seeds and images."""
     found = analysis.candidate_differences(grid_name) if frame is None else frame.copy()
     found["text"] = [signed(row.difference, row.low, row.high, 1) for row in _rows(found)]
     return _wide(found, grid_name, "target", _targets(found), extra=["n"])
 
 
-def certificates(grid_name: str, targets: Sequence[float] = (0.95, 0.99)) -> pd.DataFrame:
+def certificates(grid_name: GridLike, targets: Sequence[float] = (0.95, 0.99)) -> pd.DataFrame:
     """Smallest k of each trained network with its exact interval over images, and the k certified for it."""
     found = analysis.certificates(grid_name, targets)
     found["text"] = [f"{row.k} [{row.low}, {_or(row.high, 'no bound')}]" for row in _rows(found)]
@@ -283,7 +284,7 @@ def environments(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
     return found.rename(columns={"cpu_capability": "instruction set"}).astype(str)
 
 
-def run_list(grid_name: str) -> pd.DataFrame:
+def run_list(grid_name: GridLike) -> pd.DataFrame:
     """Every run of a grid: its place, identifier, top-1 accuracy and wall time."""
     found = _named(analysis.runs(grid_name), grid_name)
     found["top-1 (%)"] = [f"{100 * value:.1f}" for value in found["top1"]]
@@ -312,7 +313,7 @@ def points(differences: pd.DataFrame, setup: str, variant: str, k: int) -> str:
     return signed(100 * row["mean"], 100 * row["low"], 100 * row["high"])
 
 
-def _wide(frame: pd.DataFrame, grid_name: str, column: str, names: Mapping[Any, str],
+def _wide(frame: pd.DataFrame, grid_name: GridLike, column: str, names: Mapping[Any, str],
           links: Mapping[tuple[str, str], str] | None = None, extra: Sequence[str] = ()) -> pd.DataFrame:
     """One row a setup and variant, one column of text for each value of ``column``, in the grid's order."""
     keys = ["setup", "variant"]
@@ -323,7 +324,8 @@ def _wide(frame: pd.DataFrame, grid_name: str, column: str, names: Mapping[Any, 
     return _named(wide, grid_name, links)
 
 
-def _named(frame: pd.DataFrame, grid_name: str, links: Mapping[tuple[str, str], str] | None = None) -> pd.DataFrame:
+def _named(frame: pd.DataFrame, grid_name: GridLike,
+           links: Mapping[tuple[str, str], str] | None = None) -> pd.DataFrame:
     """Labels in place of names, the variant's column called loss and linked where a page is given."""
     labels = analysis.labels(grid_name)
     pages = [(links or {}).get((row.setup, row.variant)) for row in _rows(frame)]
@@ -337,7 +339,7 @@ def _rows(frame: pd.DataFrame) -> Any:
     return frame.itertuples(index=False)
 
 
-def _title(grid_name: str) -> str:
+def _title(grid_name: GridLike) -> str:
     """What a grid of the synthetic study is about: its title without the head and without k."""
     return grids.load(grid_name).title.split(": ")[-1].split(", k = ")[0]
 

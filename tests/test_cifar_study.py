@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from grids_for_tests import Study, make_record
 
-from paperlib import analysis, grids, records
+from paperlib import analysis, grids, records, tables
 
 SETUP = '[[setup]]\nname = "NAME"\nlabel = "NAME of it"\nKEYS\n'
 SETUPS = {"fifth": "train_fraction = 0.2", "all": "", "resnet": 'model = "resnet18"'}
@@ -129,3 +129,28 @@ def test_a_setup_counts_with_four_seeds_or_eight_and_nothing_between(study):
     assert {setup: own.shape[0] for setup, (own, _) in pairs.items()} == {"fifth": 8, "all": 4}
     np.testing.assert_array_equal(pairs["all"][1][2], ranks(2, *CE["all"]))
     assert verdicts()["C5"] == "not yet tested"
+
+
+def test_what_has_finished_is_a_grid_of_its_own(study):
+    assert analysis.finished("cifar-main") is None
+    run(study, seeds=6, setups=("all",))
+    run(study, setups=("fifth",))
+    part = analysis.finished("cifar-main")
+    assert analysis.runs(part).groupby("setup")["seed"].nunique().to_dict() == {"all": 4, "fifth": 8}
+    assert list(part.variants) == ["ce", "transition", "smoothed"] and repr(part) == "Grid('cifar-main')"
+    assert analysis.differences(part).groupby("setup")["n"].first().to_dict() == {"all": 4, "fifth": 8}
+    asked = analysis.finished("cifar-main", ["smoothed"], counts=(6,))
+    assert set(asked.variants) == {"ce", "smoothed"} and asked.seeds == tuple(range(6))
+
+
+def test_a_loss_that_has_not_finished_costs_the_others_nothing(study):
+    run(study)
+    for cell in grids.load("cifar-main").cells:
+        if cell.variant == "smoothed" and cell.setup == "all" and cell.seed == 7:
+            (study.records / "cifar-main" / f"{cell.config.run_id}.json").unlink()
+    part = analysis.finished("cifar-main")
+    assert {(cell.setup, cell.variant) for cell in part.cells} == {
+        ("all", "ce"), ("all", "transition"), ("fifth", "ce"), ("fifth", "transition"), ("fifth", "smoothed")}
+    assert tables.accuracies(part)["n"].tolist() == ["8"] * 5
+    with pytest.raises(records.MissingRecordsError, match="misses 1 of 48 runs"):
+        analysis.runs("cifar-main")

@@ -11,6 +11,7 @@ import pandas as pd
 
 from paperlib import stats
 from paperlib.analysis import frames
+from paperlib.grids import GridLike
 
 PRIMARY_GRID, PRIMARY_SETUPS, PRIMARY_KS = "cifar-main", ("all", "fifth"), (1, 5, 10, 25)
 #: A change of top-1 within this is no loss (accuracy).
@@ -19,7 +20,7 @@ MARGIN = 0.005
 MEMORISES = 0.2
 
 
-def primary(grid_name: str = PRIMARY_GRID, variant: str = "transition", setups: Sequence[str] = PRIMARY_SETUPS,
+def primary(grid_name: GridLike = PRIMARY_GRID, variant: str = "transition", setups: Sequence[str] = PRIMARY_SETUPS,
             ks: Sequence[int] = PRIMARY_KS, baseline: str = "ce", level: Any = 0.95,
             split: str = "test") -> pd.DataFrame:
     """One family of tests of a loss against the baseline: every setup with every k, read together.
@@ -56,7 +57,7 @@ def primary(grid_name: str = PRIMARY_GRID, variant: str = "transition", setups: 
                          for (setup, k, _), interval, p in zip(members, intervals, chances, strict=True)])
 
 
-def equivalences(grid_name: str, baseline: str = "ce", k: int = 1, margin: float = MARGIN, level: Any = 0.95,
+def equivalences(grid_name: GridLike, baseline: str = "ce", k: int = 1, margin: float = MARGIN, level: Any = 0.95,
                  split: str = "test") -> pd.DataFrame:
     """Does a loss leave the accuracy at k where it was, but for a margin?
 
@@ -73,7 +74,7 @@ def equivalences(grid_name: str, baseline: str = "ce", k: int = 1, margin: float
     return pd.DataFrame(rows)[columns]
 
 
-def crossings(grid_name: str, baseline: str = "ce", level: Any = 0.95, draws: int = 1000, seed: int = 0,
+def crossings(grid_name: GridLike, baseline: str = "ce", level: Any = 0.95, draws: int = 1000, seed: int = 0,
               split: str = "test") -> pd.DataFrame:
     """From which k on each loss is ahead of the baseline, with intervals over seeds and images.
 
@@ -89,7 +90,7 @@ def crossings(grid_name: str, baseline: str = "ce", level: Any = 0.95, draws: in
         for (setup, variant), own in ranks.items() if variant != baseline])
 
 
-def memorisation(grid_name: str, baseline: str = "ce", threshold: float = MEMORISES) -> pd.DataFrame:
+def memorisation(grid_name: GridLike, baseline: str = "ce", threshold: float = MEMORISES) -> pd.DataFrame:
     """In which setups the baseline memorises: how far training runs ahead of validation at the end.
 
     Both are judged by the labels as trained on: with label noise, by the noisy ones. Training images are augmented,
@@ -106,7 +107,7 @@ def memorisation(grid_name: str, baseline: str = "ce", threshold: float = MEMORI
     return table[["setup", "train_top1", "validation_top1", "gap", "memorises", "n"]]
 
 
-def probabilities(grid_name: str, baseline: str = "ce", k: int = 5, level: Any = 0.95,
+def probabilities(grid_name: GridLike, baseline: str = "ce", k: int = 5, level: Any = 0.95,
                   split: str = "test") -> pd.DataFrame:
     """What each loss does to the probabilities of the softmax, and to the order inside the list.
 

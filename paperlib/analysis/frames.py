@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from paperlib import grids, metrics, paths, presets, records, stats
-from paperlib.grids import Cell, Grid
+from paperlib.grids import Cell, Grid, GridLike
 from paperlib.records import Record
 
 Ranks = dict[tuple[str, str], NDArray[np.int64]]
@@ -24,7 +24,7 @@ KS = (1, 2, 5, 10, 20)
 TARGETS = (0.9, 0.95, 0.99)
 
 
-def labels(grid_name: str) -> dict[str, str]:
+def labels(grid_name: GridLike) -> dict[str, str]:
     """What to call the grid's setups and variants in figures and tables, by name.
 
     Raises:
@@ -70,7 +70,7 @@ def require_comparable(pairs: Sequence[tuple[Cell, Record]]) -> None:
                                  f"{value!r}, expected one value. Run the older ones again.")
 
 
-def joined(grid_name: str) -> tuple[Grid, list[tuple[Cell, Record]]]:
+def joined(grid_name: GridLike) -> tuple[Grid, list[tuple[Cell, Record]]]:
     """The grid and its cells with their records, all present and comparable.
 
     Raises:
@@ -84,7 +84,7 @@ def joined(grid_name: str) -> tuple[Grid, list[tuple[Cell, Record]]]:
     return grid, sorted(pairs, key=lambda pair: order.index((pair[0].setup, pair[0].variant)))
 
 
-def rank_arrays(grid_name: str, split: str = "test") -> tuple[Ranks, dict[str, int]]:
+def rank_arrays(grid_name: GridLike, split: str = "test") -> tuple[Ranks, dict[str, int]]:
     """Ranks (S, n) by setup and variant, seeds in the grid's order, and the number of classes by setup."""
     rows: dict[tuple[str, str], list[NDArray[np.int64]]] = {}
     classes: dict[str, int] = {}
@@ -94,7 +94,7 @@ def rank_arrays(grid_name: str, split: str = "test") -> tuple[Ranks, dict[str, i
     return {key: np.stack(value) for key, value in rows.items()}, classes
 
 
-def curve_arrays(grid_name: str, split: str = "test") -> Curves:
+def curve_arrays(grid_name: GridLike, split: str = "test") -> Curves:
     """Accuracy at every k, (S, C), by setup and variant, seeds in the grid's order, the same in a setup.
 
     Raises:
@@ -129,7 +129,7 @@ def model_curves(record: Record, split: str) -> NDArray[np.float64]:
     return np.cumsum(record.counts(split), axis=1) / record.evaluation(split)["n"]
 
 
-def runs(grid_name: str, split: str = "test") -> pd.DataFrame:
+def runs(grid_name: GridLike, split: str = "test") -> pd.DataFrame:
     """One row a run, or a model of a run of many.
 
     Columns: setup, variant, seed, run_id, n (images), top1, top2, top5, top10, top20 (accuracies; NaN where there
@@ -156,7 +156,7 @@ def _of(value: Any, place: int) -> Any:
     return value[place] if isinstance(value, list) else value
 
 
-def summary(grid_name: str, columns: Sequence[str] = ("top1", "top5", "top10", "top20", "k95", "k99"),
+def summary(grid_name: GridLike, columns: Sequence[str] = ("top1", "top5", "top10", "top20", "k95", "k99"),
             split: str = "test") -> pd.DataFrame:
     """Mean, sample standard deviation and number of seeds of columns of :func:`runs`.
 
@@ -173,7 +173,7 @@ def summary(grid_name: str, columns: Sequence[str] = ("top1", "top5", "top10", "
     return table.sort_values(["setup", "variant", "quantity"], key=lambda c: c.map(rank), ignore_index=True)
 
 
-def curves(grid_name: str, split: str = "test") -> pd.DataFrame:
+def curves(grid_name: GridLike, split: str = "test") -> pd.DataFrame:
     """Accuracy at every k of every run. Columns: setup, variant, seed, k (1..C), accuracy."""
     frames = []
     for cell, record in joined(grid_name)[1]:
@@ -183,7 +183,7 @@ def curves(grid_name: str, split: str = "test") -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def history(grid_name: str) -> pd.DataFrame:
+def history(grid_name: GridLike) -> pd.DataFrame:
     """One row a model and epoch: setup, variant, seed, then the keys of a record's history.
 
     A model that diverged has None from then on; :func:`diverged` lists them.
@@ -205,7 +205,7 @@ def paired_differences(curves: Curves, baseline: str) -> Gaps:
             for (setup, variant), rows in curves.items() if variant != baseline}
 
 
-def differences(grid_name: str, baseline: str = "ce", ks: Sequence[int] = (1, 5, 10, 25), level: Any = 0.95,
+def differences(grid_name: GridLike, baseline: str = "ce", ks: Sequence[int] = (1, 5, 10, 25), level: Any = 0.95,
                 comparisons: int = 1, split: str = "test") -> pd.DataFrame:
     """Accuracy minus the baseline's, paired by seed, with t intervals.
 
@@ -235,7 +235,7 @@ def differences(grid_name: str, baseline: str = "ce", ks: Sequence[int] = (1, 5,
     return pd.DataFrame(rows)
 
 
-def curve_bands(grid_name: str, level: Any = 0.95, draws: int = 1000, seed: int = 0,
+def curve_bands(grid_name: GridLike, level: Any = 0.95, draws: int = 1000, seed: int = 0,
                 split: str = "test") -> pd.DataFrame:
     """Mean accuracy at every k with a band that holds for all k at once (two-way bootstrap).
 
@@ -245,7 +245,7 @@ def curve_bands(grid_name: str, level: Any = 0.95, draws: int = 1000, seed: int 
     return _bands({key: (rows,) for key, rows in ranks.items()}, classes, "accuracy", level, draws, seed)
 
 
-def difference_bands(grid_name: str, baseline: str = "ce", level: Any = 0.95, draws: int = 1000, seed: int = 0,
+def difference_bands(grid_name: GridLike, baseline: str = "ce", level: Any = 0.95, draws: int = 1000, seed: int = 0,
                      split: str = "test") -> pd.DataFrame:
     """Mean difference to the baseline at every k with a band for all k at once (paired two-way bootstrap).
 
@@ -281,7 +281,7 @@ def _curve_statistic(num_classes: int) -> Callable[..., NDArray[np.float64]]:
     return statistic
 
 
-def candidates(grid_name: str, targets: Sequence[float] = TARGETS, level: Any = 0.95, draws: int = 1000,
+def candidates(grid_name: GridLike, targets: Sequence[float] = TARGETS, level: Any = 0.95, draws: int = 1000,
                seed: int = 0, split: str = "test") -> pd.DataFrame:
     """How many candidates each loss needs: smallest k for a target, averaged over seeds.
 
@@ -298,7 +298,7 @@ def candidates(grid_name: str, targets: Sequence[float] = TARGETS, level: Any = 
     return pd.DataFrame(rows)
 
 
-def certificates(grid_name: str, targets: Sequence[float] = TARGETS, level: Any = 0.95,
+def certificates(grid_name: GridLike, targets: Sequence[float] = TARGETS, level: Any = 0.95,
                  split: str = "test") -> pd.DataFrame:
     """Smallest k of each trained network with its exact interval over images, and the k certified for it.
 
@@ -314,7 +314,7 @@ def certificates(grid_name: str, targets: Sequence[float] = TARGETS, level: Any 
     return pd.DataFrame(rows).astype(dict.fromkeys(["k", "low", "high", "certified"], "Int64"))
 
 
-def candidate_differences(grid_name: str, baseline: str = "ce", targets: Sequence[float] = TARGETS,
+def candidate_differences(grid_name: GridLike, baseline: str = "ce", targets: Sequence[float] = TARGETS,
                           level: Any = 0.95, draws: int = 1000, seed: int = 0, split: str = "test") -> pd.DataFrame:
     """How many candidates more than the baseline; negative is fewer. Paired two-way bootstrap.
 
@@ -342,7 +342,7 @@ def require_variant(ranks: Iterable[tuple[str, str]], variant: str) -> None:
         raise ValueError(f"baseline={variant!r}: expected one of the variants {', '.join(names)}")
 
 
-def present(grid_name: str) -> list[tuple[Cell, Record]]:
+def present(grid_name: GridLike) -> list[tuple[Cell, Record]]:
     """The cells that have a record, however many; for the status page and for claims nobody tested yet.
 
     None where the grid waits for a preset.

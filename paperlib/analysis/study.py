@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from paperlib import grids, presets, stats
 from paperlib.analysis import claims, frames
 from paperlib.analysis.comparisons import PRIMARY_GRID
+from paperlib.grids import Grid, GridLike
 from paperlib.stats import Interval
 
 #: Every setup with all seeds; the other grids of the study share its runs.
@@ -21,43 +22,55 @@ SETUPS_GRID = "cifar-more"
 RIVALS = ("transition", "smoothed")
 #: The setup that C5 speaks of.
 RESNET = "resnet"
-SEED_COUNTS = (8, 4)
+#: The fewest seeds of a grid of many that count.
+FEWEST = 4
 
 Pair = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
-def complete_pairs(grid_name: str = SETUPS_GRID, variant: str = "transition", baseline: str = "ce",
-                   counts: Sequence[int] = SEED_COUNTS, split: str = "test") -> dict[str, Pair]:
-    """Ranks of a loss and of the baseline for the setups of a grid that have enough seeds, whatever else is missing.
+def finished(grid_name: GridLike, variants: Sequence[str] | None = None, baseline: str = "ce",
+             counts: Sequence[int] | None = None) -> Grid | None:
+    """The part of a grid that can be compared already: in each setup whole blocks of its first seeds.
 
     Args:
         grid_name: the grid.
-        variant: the loss.
-        baseline: variant to compare with.
-        counts: how many of the grid's first seeds may be taken, the most wanted number first.
-        split: "test" or "validation".
+        variants: that are asked for; None: all.
+        baseline: variant that they are compared with.
+        counts: how many of the grid's first seeds may be taken, the most wanted number first; None: all of them or,
+            of more than four, the first four.
 
     Returns:
-        By setup, in the grid's order: ranks (S, n) of the loss and of the baseline, the same seeds. Nothing of a
-        grid that waits for a preset.
+        In each setup the largest number of seeds at which the baseline and another variant are complete, with all
+        variants that are complete at it. None: no setup has any, or the grid waits for a preset.
     """
     try:
         grid = grids.load(grid_name)
     except presets.UnfilledPresetError:
-        return {}
-    pairs = [(cell, record) for cell, record in frames.present(grid_name) if cell.variant in (variant, baseline)]
-    frames.require_comparable(pairs)
-    ranks = {(cell.setup, cell.variant, cell.seed): record.ranks(split) for cell, record in pairs}
-    found: dict[str, Pair] = {}
+        return None
+    if counts is None:
+        counts = [len(grid.seeds), *([FEWEST] if len(grid.seeds) > FEWEST else [])]
+    asked = [name for name in grid.variants if name != baseline and (variants is None or name in variants)]
+    done = {(cell.setup, cell.variant, cell.seed) for cell, _ in frames.present(grid)}
+    chosen: dict[tuple[str, str], Any] = {}
     for setup in grid.setups:
-        for count in counts:
-            seeds = grid.seeds[:count]
-            places = [(setup, name, seed) for name in (variant, baseline) for seed in seeds]
-            if len(seeds) == count and all(place in ranks for place in places):
-                own, other = (np.stack([ranks[setup, name, seed] for seed in seeds]) for name in (variant, baseline))
-                found[setup] = own, other
+        for seeds in (grid.seeds[:count] for count in counts if count <= len(grid.seeds)):
+            complete = [name for name in (baseline, *asked) if all((setup, name, seed) in done for seed in seeds)]
+            if complete[:1] == [baseline] and len(complete) > 1:
+                chosen |= {(setup, name): seeds for name in complete}
                 break
-    return found
+    return grid.part(lambda cell: cell.seed in chosen.get((cell.setup, cell.variant), ())) if chosen else None
+
+
+def complete_pairs(grid_name: GridLike = SETUPS_GRID, variant: str = "transition", baseline: str = "ce",
+                   counts: Sequence[int] | None = None, split: str = "test") -> dict[str, Pair]:
+    """Ranks of a loss and of the baseline for the setups that :func:`finished` finds, in the grid's order.
+
+    Returns:
+        By setup: ranks (S, n) of the loss and of the baseline, the same seeds.
+    """
+    grid = finished(grid_name, [variant], baseline, counts)
+    ranks = frames.rank_arrays(grid, split)[0] if grid else {}
+    return {setup: (ranks[setup, variant], ranks[setup, baseline]) for setup in (grid.setups if grid else ())}
 
 
 def study_verdicts(level: Any = 0.95, draws: int = 1000) -> pd.DataFrame:
@@ -74,7 +87,7 @@ def study_verdicts(level: Any = 0.95, draws: int = 1000) -> pd.DataFrame:
                           "verdict": verdict} for key, (text, verdict) in found.items()])
 
 
-def _planned(grid_name: str) -> int:
+def _planned(grid_name: GridLike) -> int:
     """How many setups a claim will be about: intervals hold together over all of them, also before all have run."""
     return len(grids.load(grid_name).setups)
 
