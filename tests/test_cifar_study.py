@@ -151,6 +151,6 @@ def test_a_loss_that_has_not_finished_costs_the_others_nothing(study):
     part = analysis.finished("cifar-main")
     assert {(cell.setup, cell.variant) for cell in part.cells} == {
         ("all", "ce"), ("all", "transition"), ("fifth", "ce"), ("fifth", "transition"), ("fifth", "smoothed")}
-    assert tables.accuracies(part)["n"].tolist() == ["8"] * 5
+    assert tables.accuracies(part)["n"].tolist() == [8] * 5
     with pytest.raises(records.MissingRecordsError, match="misses 1 of 48 runs"):
         analysis.runs("cifar-main")
