@@ -95,11 +95,14 @@ def certificates(grid_name: GridLike, targets: Sequence[float] = (0.95, 0.99)) -
 
 
 def verdicts(frame: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The five claims, each with the paper's figure, beside ours and the verdict in bold."""
-    found = analysis.verdicts() if frame is None else frame
+    """The five claims with the paper's figure, ours, the verdict and what it rests on, and what would change it."""
+    found = analysis.verdicts_today() if frame is None else frame
     return pd.DataFrame({
         "the paper's claim and figure": [f"**{row.id}** {row.claim}: {row.paper}." for row in _rows(found)],
-        "ours": found["ours"], "verdict": [f"**{verdict}**" for verdict in found["verdict"]]})
+        "ours": found["ours"],
+        "verdict": [f"**{row.verdict}**" + (f", {row.evidence}" if row.ours != "no runs" else "")
+                    for row in _rows(found)],
+        "what would change it": found["change"]})
 
 
 def phases(grid_names: Sequence[str] = analysis.PHASES, ours: str = "transition",

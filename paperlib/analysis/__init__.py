@@ -48,7 +48,7 @@ from paperlib.analysis.performance import (
 )
 from paperlib.analysis.phase import PHASES, gains, joint_regions, overview, richness, search, trade
 from paperlib.analysis.robust import robust_differences, robust_document, robust_means, robustness
-from paperlib.analysis.study import complete_pairs, finished, study_verdicts
+from paperlib.analysis.study import complete_pairs, finished, study_verdicts, verdicts_today
 
 __all__ = [
     "EXPLORER_TARGETS", "Network", "PHASES", "augmentation_rates", "calibration", "calibration_document",
@@ -61,5 +61,5 @@ __all__ = [
     "primary", "probabilities", "ranking", "rates", "regrets", "require_comparable", "richness",
     "robust_differences", "robust_document", "robust_means", "robustness", "runs", "search", "setups_verdict",
     "size_verdict", "status", "step_parts", "study_verdicts", "summary", "trade", "training_rates",
-    "transition_map", "verdicts",
+    "transition_map", "verdicts", "verdicts_today",
 ]
