@@ -7,7 +7,7 @@ themselves are found to do (``calibration``), what they cost and how fast traini
 from paperlib.analysis.calibrated import calibration, calibration_document
 from paperlib.analysis.choice import choices, ranking, rates, transition_map
 from paperlib.analysis.claims import part_status, setups_verdict, size_verdict, verdicts
-from paperlib.analysis.comparisons import crossings, equivalences, memorisation, primary, probabilities
+from paperlib.analysis.comparisons import aim, crossings, equivalences, memorisation, primary, probabilities
 from paperlib.analysis.convergence import (
     convergence,
     convergence_document,
@@ -51,7 +51,7 @@ from paperlib.analysis.robust import robust_differences, robust_document, robust
 from paperlib.analysis.study import complete_pairs, finished, study_verdicts, verdicts_today
 
 __all__ = [
-    "EXPLORER_TARGETS", "Network", "PHASES", "augmentation_rates", "calibration", "calibration_document",
+    "EXPLORER_TARGETS", "Network", "PHASES", "aim", "augmentation_rates", "calibration", "calibration_document",
     "candidate_differences", "candidates", "certificates", "choice_costs", "choices", "complete_pairs",
     "convergence", "convergence_document", "convergence_gaps", "convergence_ways", "cost_document", "crossings",
     "curve_bands", "curves", "determinism_costs", "difference_bands", "differences", "diverged",

@@ -11,6 +11,7 @@ import pandas as pd
 
 from paperlib import stats
 from paperlib.analysis import frames
+from paperlib.analysis.frames import differences
 from paperlib.grids import GridLike
 
 PRIMARY_GRID, PRIMARY_SETUPS, PRIMARY_KS = "cifar-main", ("all", "fifth"), (1, 5, 10, 25)
@@ -72,6 +73,31 @@ def equivalences(grid_name: GridLike, baseline: str = "ce", k: int = 1, margin: 
                      "n": len(gap)})
     columns = ["setup", "variant", "k", "mean", "low", "high", "p", "equivalent", "no_loss", "n"]
     return pd.DataFrame(rows)[columns]
+
+
+def aim(grid_name: GridLike, variant: str = "transition", baseline: str = "ce", level: Any = 0.95,
+        split: str = "test") -> pd.DataFrame:
+    """The aim for practice: a gain in top-5 of at least the margin where the baseline memorises, no loss in top-1.
+
+    Columns: setup, memorises, top5, top5_low, top5_high (gain and its t interval), top1, top1_low, top1_high
+    (difference, 1 - 2 alpha interval), n (seeds), aim: "met"; "missed" (top-1 is lower by more than the margin for
+    certain, or the gain that is asked for is too small); "open" (the seeds do not settle top-1).
+    """
+    gains = differences(grid_name, baseline, (5,), level, split=split)
+    costs = equivalences(grid_name, baseline, 1, MARGIN, level, split)
+    memorises = memorisation(grid_name, baseline).set_index("setup")["memorises"]
+    rows = []
+    for gain, cost in zip(_of(gains, variant), _of(costs, variant), strict=True):
+        asked = bool(memorises[gain.setup])
+        missed = cost.high < -MARGIN or (asked and gain.mean < MARGIN)
+        rows.append({"setup": gain.setup, "memorises": asked, "top5": gain.mean, "top5_low": gain.low,
+                     "top5_high": gain.high, "top1": cost.mean, "top1_low": cost.low, "top1_high": cost.high,
+                     "n": gain.n, "aim": "missed" if missed else "met" if cost.no_loss else "open"})
+    return pd.DataFrame(rows)
+
+
+def _of(frame: pd.DataFrame, variant: str) -> list[Any]:
+    return list(frame[frame["variant"] == variant].itertuples(index=False))
 
 
 def crossings(grid_name: GridLike, baseline: str = "ce", level: Any = 0.95, draws: int = 1000, seed: int = 0,

@@ -30,12 +30,21 @@ from paperlib.tables.runs import (
     run_list,
     status,
 )
-from paperlib.tables.study import verdicts
+from paperlib.tables.study import (
+    aim,
+    crossings,
+    equivalences,
+    memorisation,
+    primary,
+    probabilities,
+    verdicts,
+)
 from paperlib.tables.synthetic import losses_over_cells, phases, search
 
 __all__ = [
-    "accuracies", "augmentation_rates", "calibration", "candidate_differences", "candidates", "certificates",
-    "choice_costs", "determinism_costs", "differences", "ensemble_speedups", "environments", "explorer_grids",
-    "loss_memory", "loss_shares", "loss_speed", "losses_over_cells", "markdown", "measurements", "phases",
-    "points", "rival_speed", "run_list", "search", "signed", "status", "training_rates", "verdicts",
+    "accuracies", "aim", "augmentation_rates", "calibration", "candidate_differences", "candidates",
+    "certificates", "choice_costs", "crossings", "determinism_costs", "differences", "ensemble_speedups",
+    "environments", "equivalences", "explorer_grids", "loss_memory", "loss_shares", "loss_speed",
+    "losses_over_cells", "markdown", "measurements", "memorisation", "phases", "points", "primary",
+    "probabilities", "rival_speed", "run_list", "search", "signed", "status", "training_rates", "verdicts",
 ]

@@ -1,9 +1,12 @@
 """Tables of the CIFAR-100 study."""
 
+import math
+
 import pandas as pd
 
 from paperlib import analysis
-from paperlib.tables._text import rows
+from paperlib.grids import GridLike
+from paperlib.tables._text import named, rows, signed
 
 
 def verdicts(frame: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -15,3 +18,77 @@ def verdicts(frame: pd.DataFrame | None = None) -> pd.DataFrame:
         "verdict": [f"**{row.verdict}**" + (f", {row.evidence}" if row.ours != "no runs" else "")
                     for row in rows(found)],
         "what would change it": found["change"]})
+
+
+def primary(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The primary tests: differences with joint intervals, and p-values of sign flips."""
+    found = analysis.primary(grid_name) if frame is None else frame
+    labels = analysis.labels(grid_name)
+    return pd.DataFrame({
+        "setup": found["setup"].map(labels), "k": found["k"].astype(str), "difference": _points(found, "mean"),
+        "p": [f"{row.p:.4f}" for row in rows(found)], "n": found["n"]})
+
+
+def equivalences(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Whether each loss costs top-1 accuracy, by two one-sided tests."""
+    found = analysis.equivalences(grid_name) if frame is None else frame
+    found = found.assign(text=_points(found, "mean"), answer=[_equivalence(row) for row in rows(found)])
+    return named(found[["setup", "variant", "text", "answer", "n"]], grid_name).rename(
+        columns={"text": "top-1 (90 % interval)", "answer": "no loss?"})
+
+
+def _equivalence(row: "pd.Series[float]") -> str:
+    if row.equivalent:
+        return "the same"
+    if row.no_loss:
+        return "no loss"
+    return "a loss" if row.high < 0 else "open"
+
+
+def crossings(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """From which k on each loss is ahead of cross entropy."""
+    found = analysis.crossings(grid_name) if frame is None else frame
+    found = found.assign(text=[f"{_k(row.k)} [{_k(row.low)}, {_k(row.high)}]" for row in rows(found)])
+    return named(found[["setup", "variant", "text", "n"]], grid_name).rename(columns={"text": "ahead from k ="})
+
+
+def _k(value: float) -> str:
+    return "never" if math.isinf(value) else f"{value:g}"
+
+
+def memorisation(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """How far cross entropy's training accuracy is ahead of validation, in each setup."""
+    found = analysis.memorisation(grid_name) if frame is None else frame
+    labels = analysis.labels(grid_name)
+    return pd.DataFrame({
+        "setup": found["setup"].map(labels), **{name: [f"{100 * value:.1f}" for value in found[key]] for name, key in [
+            ("training top-1 (%)", "train_top1"), ("validation top-1 (%)", "validation_top1"), ("ahead by", "gap")]},
+        "memorises": found["memorises"].map({True: "yes", False: "no"}), "n": found["n"]})
+
+
+def aim(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The aim for practice, setup by setup."""
+    found = analysis.aim(grid_name) if frame is None else frame
+    labels = analysis.labels(grid_name)
+    return pd.DataFrame({
+        "setup": found["setup"].map(labels), "memorises": found["memorises"].map({True: "yes", False: "no"}),
+        "top-5": _points(found, "top5", "top5_"), "top-1 (90 % interval)": _points(found, "top1", "top1_"),
+        "aim": found["aim"], "n": found["n"]})
+
+
+def probabilities(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Likelihood, calibration and order inside the list, each beside its difference to cross entropy."""
+    found = analysis.probabilities(grid_name) if frame is None else frame.copy()
+    found["text"] = [f"{row.mean:.3f}" + ("" if math.isnan(row.difference) else
+                     f", {signed(row.difference, row.low, row.high, 3)}") for row in rows(found)]
+    names = {"nll": "negative log-likelihood (nats)", "ece": "calibration error", "first": "right one first"}
+    wide = found.pivot(index=["setup", "variant", "n"], columns="quantity", values="text")
+    order = found[["setup", "variant", "n"]].drop_duplicates().itertuples(index=False, name=None)
+    wide = wide.loc[list(order), list(names)].rename(columns=names).rename_axis(columns=None).reset_index()
+    return named(wide[["setup", "variant", *names.values(), "n"]], grid_name)
+
+
+def _points(frame: pd.DataFrame, mean: str, prefix: str = "") -> list[str]:
+    """Fractions with their intervals, in percentage points."""
+    return [signed(100 * mean, 100 * low, 100 * high, 2)
+            for mean, low, high in zip(frame[mean], frame[f"{prefix}low"], frame[f"{prefix}high"], strict=True)]
