@@ -94,6 +94,53 @@ def certificates(grid_name: GridLike, targets: Sequence[float] = (0.95, 0.99)) -
     return _named(pd.DataFrame(parts).reset_index(), grid_name)
 
 
+def lists(grid_name: GridLike, target: float = 0.99, frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """How long a list for one target is: smallest k over seeds, and the k certified for the networks."""
+    found = analysis.candidates(grid_name, [target]) if frame is None else frame[frame["target"] == target]
+    promised = analysis.certificates(grid_name, [target]).groupby(["setup", "variant"], sort=False)["certified"]
+    ends = promised.agg(lambda own: "none" if own.isna().any() else
+                        f"{own.min()}" if own.nunique() == 1 else f"{own.min()} to {own.max()}")
+    goal = f"{100 * target:g} %"
+    return _named(pd.DataFrame({
+        "setup": found["setup"], "variant": found["variant"],
+        f"k for {goal}": [f"{row.k:.1f} [{row.low:.1f}, {row.high:.1f}]" for row in _rows(found)],
+        f"certified for {goal}": [ends[row.setup, row.variant] for row in _rows(found)], "n": found["n"]}), grid_name)
+
+
+def budget(trades: pd.DataFrame, labels: Mapping[str, str], target: float = 0.99) -> pd.DataFrame:
+    """What each change of training saves in candidates for one target, its time, and what a core-minute buys."""
+    found = trades[trades["target"] == target]
+    return pd.DataFrame({
+        "setup": found["setup"].map(lambda name: labels.get(name, name)), "change": found["label"],
+        "saved": [signed(row.saved, row.low, row.high) for row in _rows(found)],
+        "time": ["–" if math.isnan(row.time) else f"{row.time:.2f}" for row in _rows(found)],
+        "core-minutes more": ["–" if math.isnan(row.extra) else signed(row.extra, row.extra_low, row.extra_high)
+                              for row in _rows(found)],
+        "a core-minute buys": [price(row) for row in _rows(found)], "n": found["n"]})
+
+
+def price(row: Any) -> str:
+    """What one change costs, in words: a row of :func:`paperlib.analysis.budget_trades`."""
+    rate = signed(row.rate, row.rate_low, row.rate_high, 2)
+    return {"free": "free", "open": "not known yet", "dearer": rate, "cheaper": f"{rate} lost for each one saved"}[
+        row.price]
+
+
+def promises(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """How often a k chosen on validation images reached its target on test: both rules, beside each other."""
+    found = analysis.promises(grid_name) if frame is None else frame
+    names = analysis.labels(grid_name)
+    parts: dict[str, list[str]] = {}
+    for rule in ("smallest", "certified"):
+        own = found[found["rule"] == rule].set_index(["setup", "target"])
+        parts |= {f"{rule} k": [_or(row.k, "none", ".1f") for row in _rows(own)],
+                  f"{rule}: held": [f"{row.held} of {row.networks}" for row in _rows(own)],
+                  f"{rule}: worst": [_or(100 * row.worst, "–", ".2f") for row in _rows(own)]}
+    keys = found[found["rule"] == "smallest"]
+    return pd.DataFrame({"setup": keys["setup"].map(names).tolist(),
+                         "target": [f"{100 * target:g} %" for target in keys["target"]], **parts})
+
+
 def verdicts(frame: pd.DataFrame | None = None) -> pd.DataFrame:
     """The five claims, each with the paper's figure, beside ours and the verdict in bold."""
     found = analysis.verdicts() if frame is None else frame
@@ -360,5 +407,5 @@ def _sign(value: float, digits: int) -> str:
     return text.replace("-", _MINUS) if float(f"{value:.{digits}f}") else text[1:]
 
 
-def _or(value: Any, otherwise: str) -> str:
-    return otherwise if pd.isna(value) else str(value)
+def _or(value: Any, otherwise: str, how: str = "") -> str:
+    return otherwise if pd.isna(value) else format(value, how)
