@@ -57,8 +57,10 @@ def budget_curves(points: pd.DataFrame, labels: Labels = None, target: float = 0
         entries: dict[str, Any] = {}
         for axes in grid.flat:
             entries |= {label: entry for entry, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-        figure.legend(entries.values(), entries.keys(), loc="outside upper center", columnspacing=1,
-                      handletextpad=0.4, ncols=1 if max(map(len, entries)) > 32 else 2)
+        order = [standard["label"], *(text for _, text in _LINES.values()), *names.values()]
+        order = [label for label in order if label in entries]
+        figure.legend([entries[label] for label in order], order, loc="outside upper center", columnspacing=1,
+                      handletextpad=0.4, ncols=1 if max(map(len, order)) > 32 else 2)
         plt.close(figure)
     return figure, frame
 
@@ -71,9 +73,10 @@ def _family(axes: Axes, own: pd.DataFrame, look: tuple[Any, str], label: str) ->
             axes.plot(line["minutes"], line["k"], color=look[0], linestyle=dashes, label=text, zorder=1)
     for row in own[own["kind"].isin(["standard", *_LINES])].itertuples():
         _bar(axes, row, look, label=label if row.kind == "standard" else None, hollow=row.kind == "width")
-        if row.kind != "standard":
-            axes.annotate(str(row.label), (row.minutes, row.high), (0, 4), fontsize=11, ha="center",
-                          textcoords="offset points")
+        if row.kind != "standard":  # names of widths below, since twice the time is both: more epochs, more channels
+            above = row.kind == "epochs"
+            axes.annotate(str(row.label), (row.minutes, row.high if above else row.low), (0, 4 if above else -4),
+                          fontsize=11, ha="center", va="bottom" if above else "top", textcoords="offset points")
 
 
 def _bar(axes: Axes, row: Any, look: tuple[Any, str], *, aside: float = 1.0, label: str | None = None,
