@@ -10,6 +10,7 @@ import pytest
 from grids_for_tests import STUDY, Study, geometric_ranks, make_record, ranks_with_accuracy
 
 from paperlib import analysis, grids, records, stats
+from paperlib.analysis import claims
 from paperlib.metrics import smallest_k, topk_curve
 from paperlib.stats import Interval
 
@@ -242,6 +243,20 @@ def test_verdict_over_setups(parts, all_of_them, but_one):
         assert analysis.setups_verdict(statuses, exceptions=1) == but_one
 
 
+@pytest.mark.parametrize(("parts", "exceptions", "text"), [
+    ("", 0, "the runs"), ("h", 0, "an interval that reaches 0 in 1 setup where it lies above now"),
+    ("hhh", 1, "an interval that reaches 0 in 2 setups where it lies above now"),
+    ("hhf", 1, "an interval that reaches 0 in 1 setup where it lies above now"),
+    ("h", 1, "reproduced needs 1 setup more"),
+    ("hlf", 0, "reproduced needs 2 setups more; more seeds may settle b; the sign is wrong, or an interval below 0, "
+               "in c"),
+    ("ff", 1, "reproduced needs 2 setups more; the sign is wrong, or an interval below 0, in a, b"),
+])
+def test_what_would_change_a_verdict(parts, exceptions, text):
+    words = {"h": "holds", "l": "leans", "f": "fails"}
+    assert claims.what_would_change({"abc"[i]: words[x] for i, x in enumerate(parts)}, exceptions) == text
+
+
 @pytest.mark.parametrize(("difference", "low", "high", "verdict"), [
     (-6, -10, -2, "reproduced"), (-8, -8, -8, "reproduced"), (-3, -5, -1, "partly"), (-12, -15, -9, "partly"),
     (-4, -9, 1, "partly"), (-1, -3, 0, "partly"), (1, -9, 3, "not reproduced"), (0, 0, 0, "not reproduced"),
@@ -280,7 +295,8 @@ def test_no_records_mean_not_yet_tested(study):
     frame = analysis.verdicts()
     assert list(frame.id) == ["C1", "C2", "C3", "C4", "C5"]
     assert set(frame.verdict) == {"not yet tested"}
-    assert list(frame.columns) == ["id", "claim", "paper", "ours", "verdict"]
+    assert list(frame.columns) == ["id", "claim", "paper", "ours", "verdict", "change"]
+    assert set(frame.change) == {"the runs"}
 
 
 def test_a_clear_success_reproduces(study):

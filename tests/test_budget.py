@@ -170,6 +170,8 @@ def test_a_cheaper_network_and_a_saving_of_nothing(study):
     assert (narrow.saved, narrow.price) == (-6, "cheaper") and narrow.extra == pytest.approx(-9)
     assert narrow.rate == pytest.approx(6 / 9)
     assert tables.price(narrow) == "+0.67 [+0.67, +0.67] lost for each one saved"
+    write(study, "cifar-budget", **{"all-narrow_ce": (28, 4.0)})
+    assert tables.price(trade().loc["all", "width32"]) == "saves both"
     assert (wide.saved, wide.price, wide.rate, wide.rate_high) == (0, "dearer", 0, 0)
 
 
@@ -208,7 +210,7 @@ def test_times_of_two_machines_are_not_compared(study):
     points = analysis.budget_points(draws=20)
     assert points[points["change"] == "epochs20"]["minutes"].isna().all()
     assert "20 epochs" not in set(figures.budget_curves(points)[1]["label"])
-    assert "–" in tables.budget(analysis.budget_trades(draws=20), {}).iloc[0].tolist()
+    assert "–" in tables.budget_trades(analysis.budget_trades(draws=20), {}).iloc[0].tolist()
 
 
 def test_other_data_and_other_protocols_are_not_compared(study):
@@ -280,7 +282,7 @@ def test_the_figure_and_the_table(study):
     assert not any(line.get_label() in lines for line in second.get_lines() if "other" in line.get_label())
     with pytest.raises(ValueError, match=r"target=0.5: expected one of \[0.9"):
         figures.budget_curves(frame, target=0.5)
-    table = tables.budget(analysis.budget_trades(draws=20), {"all": "all of them"})
+    table = tables.budget_trades(analysis.budget_trades(draws=20), {"all": "all of them"})
     assert table.iloc[0].tolist() == ["all of them", "20 epochs", "+5.0 [+5.0, +5.0]", "2.00",
                                       "+15.0 [+15.0, +15.0]", "+0.33 [+0.33, +0.33]", 3]
     assert table.loc[table["change"] == "grouped from the start", "a core-minute buys"].iloc[0] == "free"

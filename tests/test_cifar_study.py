@@ -151,6 +151,25 @@ def test_a_loss_that_has_not_finished_costs_the_others_nothing(study):
     part = analysis.finished("cifar-main")
     assert {(cell.setup, cell.variant) for cell in part.cells} == {
         ("all", "ce"), ("all", "transition"), ("fifth", "ce"), ("fifth", "transition"), ("fifth", "smoothed")}
-    assert tables.accuracies(part)["n"].tolist() == ["8"] * 5
+    assert tables.accuracies(part)["n"].tolist() == [8] * 5
     with pytest.raises(records.MissingRecordsError, match="misses 1 of 48 runs"):
         analysis.runs("cifar-main")
+
+
+def test_the_first_look_speaks_until_the_study_does(study):
+    first = VARIANTS.replace('name = "transition"', 'name = "ramp"')
+    study.grid("first-study", HEAD.replace("seeds = [0, 1, 2, 3, 4, 5, 6, 7]", "seeds = [10, 11]")
+               + SETUP.replace("NAME", "fifth").replace("KEYS", SETUPS["fifth"]) + first)
+    empty = analysis.verdicts_today(draws=60)
+    assert empty["id"].tolist() == ["C1", "C2", "C3", "C4", "C5"] and set(empty["evidence"]) == {"nothing yet"}
+    for cell in grids.load("first-study").cells:
+        record = make_record(cell, ranks(cell.seed, *(CE if cell.variant == "ce" else BEHIND)["fifth"]), CLASSES)
+        records.write(record, study.records / "first-study")
+    looked = analysis.verdicts_today(draws=60).set_index("id")
+    assert looked.loc["C3", ["verdict", "evidence"]].tolist() == ["not reproduced", "the first look"]
+    assert looked.loc["C3", "change"].startswith("the study, which decides. In the first look: reproduced needs 2")
+    assert looked.loc["C5", "verdict"] == "not yet tested"
+    run(study)
+    now = analysis.verdicts_today(draws=60).set_index("id")
+    assert now["verdict"].tolist()[1:] == ["reproduced"] * 4 and set(now["evidence"][1:]) == {"the study"}
+    assert now.loc["C3", "change"] == "an interval that reaches 0 in 2 setups where it lies above now"

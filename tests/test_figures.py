@@ -438,8 +438,9 @@ def test_run_list_and_verdicts(done):
     table = tables.run_list(GRID)
     assert len(table) == 18 and table.iloc[0]["loss"] == "cross entropy"
     assert table.iloc[0]["run"] == done.cell(GRID, "all", "ce", 0).config.run_id
-    claims = pd.DataFrame({"id": ["C1"], "claim": ["c"], "paper": ["p"], "ours": ["o"], "verdict": ["partly"]})
-    assert tables.verdicts(claims).iloc[0].tolist() == ["**C1** c: p.", "o", "**partly**"]
+    claims = pd.DataFrame({"id": ["C1"], "claim": ["c"], "paper": ["p"], "ours": ["o"], "verdict": ["partly"],
+                           "change": ["more"], "evidence": ["the study"]})
+    assert tables.verdicts(claims).iloc[0].tolist() == ["**C1** c: p.", "o", "**partly**, the study", "more"]
 
 
 def test_markdown_is_a_numbered_table():

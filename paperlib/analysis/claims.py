@@ -5,8 +5,8 @@ that hold together (Bonferroni over setups, rivals and values of k), paired by s
 verdict is the late ramp, the reading stated beforehand; other readings are descriptive.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,17 @@ from paperlib.stats import Interval
 Verdict = Literal["reproduced", "partly", "not reproduced", "not yet tested"]
 Status = Literal["holds", "leans", "fails"]
 
+
+class Finding(NamedTuple):
+    """What records say of a claim: our numbers, the verdict, and what would change it."""
+
+    ours: str
+    verdict: Verdict
+    change: str
+
+
+NOTHING = Finding("no runs", "not yet tested", "the runs")
+
 BASELINE = "ce"
 #: Names of the variant that stands for the transition loss, first found first.
 TRANSITION = ("ramp", "transition")
@@ -27,6 +38,7 @@ TRANSITION = ("ramp", "transition")
 C4_KS = range(11, 51)
 #: C5: how many candidates fewer.
 C5_SIZE = -8
+SIZE_CHANGE = f"reproduced needs an interval below 0 that holds the paper's {abs(C5_SIZE)} fewer"
 
 CLAIMS = {
     "C1": ("On synthetic data cross entropy fails to optimise top-2 where the data is too complex for the model "
@@ -78,6 +90,34 @@ def setups_verdict(parts: Sequence[Status], exceptions: int = 0) -> Verdict:
     return "partly" if holds or leans >= max(len(parts) - exceptions, 1) else "not reproduced"
 
 
+def what_would_change(parts: Mapping[str, Status], exceptions: int = 0) -> str:
+    """What it would take for another verdict of :func:`setups_verdict`, in words.
+
+    Args:
+        parts: status of each setup, by its label.
+        exceptions: as for the verdict.
+    """
+    verdict = setups_verdict(list(parts.values()), exceptions)
+    if verdict == "not yet tested":
+        return "the runs"
+    needed = max(len(parts) - exceptions, 2) if exceptions else len(parts)
+    missing = needed - list(parts.values()).count("holds")
+    if verdict == "reproduced":
+        return f"an interval that reaches 0 in {_setups(1 - missing)} where it lies above now"
+    open_ones = [name for name, status in parts.items() if status == "leans"]
+    against = [name for name, status in parts.items() if status == "fails"]
+    texts = [f"reproduced needs {_setups(missing)} more"]
+    if open_ones:
+        texts.append("more seeds may settle " + ", ".join(open_ones))
+    if against:
+        texts.append("the sign is wrong, or an interval below 0, in " + ", ".join(against))
+    return "; ".join(texts)
+
+
+def _setups(count: int) -> str:
+    return f"{count} setup{'' if count == 1 else 's'}"
+
+
 def size_verdict(difference: float, low: float, high: float, size: float = C5_SIZE) -> Verdict:
     """Verdict on C5 from an interval of the difference in candidates.
 
@@ -104,13 +144,13 @@ def verdicts(grid_name: str = "first-study", phases: Sequence[str] | None = None
         draws: bootstrap replicates for C5.
 
     Returns:
-        Columns: id, claim, paper, ours, verdict.
+        Columns: id, claim, paper, ours, verdict, change (what would change it).
 
     Raises:
         records.MissingRecordsError: some but not all runs of a grid have a record.
         ValueError: records that cannot be compared, or a grid without the variants that a claim compares.
     """
-    found: dict[str, tuple[str, Verdict]] = dict.fromkeys(CLAIMS, ("no runs", "not yet tested"))
+    found: dict[str, Finding] = dict.fromkeys(CLAIMS, NOTHING)
     phases = [name for name in phase.PHASES if name in grids.names()] if phases is None else phases
     if run := [name for name in phases if frames.present(name)]:
         found["C1"] = _c1(run, level)
@@ -124,13 +164,23 @@ def verdicts(grid_name: str = "first-study", phases: Sequence[str] | None = None
             found |= {"C2": _c2(gaps, setups, names, level), "C3": _c3(gaps, setups, ours, names, level),
                       "C4": _c4(gaps, setups, ours, names, level),
                       "C5": _c5(grid, ranks, setups, ours, names, level, draws)}
-    return pd.DataFrame([{"id": key, "claim": claim, "paper": paper, "ours": found[key][0], "verdict": found[key][1]}
-                         for key, (claim, paper) in CLAIMS.items()])
+    return verdict_frame(found)
 
 
-def _c1(grid_names: Sequence[str], level: Any) -> tuple[str, Verdict]:
+def verdict_frame(found: Mapping[str, Finding]) -> pd.DataFrame:
+    """One row a claim. Columns: id, claim, paper, ours, verdict, change (what would change it)."""
+    return pd.DataFrame([{"id": key, "claim": CLAIMS[key][0], "paper": CLAIMS[key][1], **finding._asdict()}
+                         for key, finding in found.items()])
+
+
+def over_setups(ours: str, parts: Mapping[str, Status], exceptions: int = 0) -> Finding:
+    """The finding on a claim about setups, by their labels."""
+    return Finding(ours, setups_verdict(list(parts.values()), exceptions), what_would_change(parts, exceptions))
+
+
+def _c1(grid_names: Sequence[str], level: Any) -> Finding:
     """Every family of data is a setup of the claim; :func:`paperlib.analysis.phase.overview` says what each shows."""
-    parts, texts = [], []
+    parts, texts = {}, []
     for name in grid_names:
         found = phase.overview(name, level=level)
         largest = _signed(f"{100 * found['largest']:+.2f}") if found["poor"] else "none"
@@ -138,45 +188,45 @@ def _c1(grid_names: Sequence[str], level: Any) -> tuple[str, Verdict]:
         texts.append(f"{title}: gain in {found['gained']} of {found['poor']} cells that no network solves, {largest} "
                      f"points at most; in {found['exceptions']} of {found['rich']} that cross entropy solves")
         if found["status"]:
-            parts.append(found["status"])
-    return "; ".join(texts), setups_verdict(parts)
+            parts[title] = found["status"]
+    return over_setups("; ".join(texts), parts)
 
 
-def _c2(gaps: Gaps, setups: Sequence[str], names: dict[str, str], level: Any) -> tuple[str, Verdict]:
+def _c2(gaps: Gaps, setups: Sequence[str], names: dict[str, str], level: Any) -> Finding:
     rivals = list(dict.fromkeys(variant for _, variant in gaps))
-    parts, texts = [], []
+    parts, texts = {}, []
     for setup in setups:
         leads = {rival: stats.paired_t_interval(-gaps[setup, rival][:, 0], level, len(setups) * len(rivals))
                  for rival in rivals}
         nearest = min(leads, key=lambda rival: leads[rival].mean)
-        parts.append(part_status(list(leads.values())))
+        parts[names[setup]] = part_status(list(leads.values()))
         won = sum(lead.low > 0 for lead in leads.values())
         texts.append(f"{names[setup]}: lead over the nearest rival ({names[nearest]}) {_points(leads[nearest])} "
                      f"points, lower bound above 0 for {won} of {len(leads)} rivals")
-    return "; ".join(texts), setups_verdict(parts)
+    return over_setups("; ".join(texts), parts)
 
 
-def _c3(gaps: Gaps, setups: Sequence[str], ours: str, names: dict[str, str], level: Any) -> tuple[str, Verdict]:
+def _c3(gaps: Gaps, setups: Sequence[str], ours: str, names: dict[str, str], level: Any) -> Finding:
     gain = {setup: stats.paired_t_interval(gaps[setup, ours][:, 4], level, len(setups)) for setup in setups}
     text = "; ".join(f"{names[setup]}: {_points(interval)} points" for setup, interval in gain.items())
-    return text, setups_verdict([part_status([interval]) for interval in gain.values()], exceptions=1)
+    return over_setups(text, {names[setup]: part_status([interval]) for setup, interval in gain.items()}, exceptions=1)
 
 
-def _c4(gaps: Gaps, setups: Sequence[str], ours: str, names: dict[str, str], level: Any) -> tuple[str, Verdict]:
-    parts, texts = [], []
+def _c4(gaps: Gaps, setups: Sequence[str], ours: str, names: dict[str, str], level: Any) -> Finding:
+    parts, texts = {}, []
     for setup in setups:
         own, comparisons = gaps[setup, ours], len(setups) * len(C4_KS)
         gain = [stats.paired_t_interval(own[:, k - 1], level, comparisons) for k in C4_KS]
-        parts.append(part_status(gain, sign="mean"))
+        parts[names[setup]] = part_status(gain, sign="mean")
         mean = _signed(f"{100 * np.mean([interval.mean for interval in gain]):+.2f}")
         texts.append(f"{names[setup]}: {mean} points on average over k = {C4_KS[0]} to {C4_KS[-1]}, above 0 at "
                      f"{sum(interval.mean > 0 for interval in gain)} of {len(gain)}, lower bound above 0 at "
                      f"{sum(interval.low > 0 for interval in gain)}")
-    return "; ".join(texts), setups_verdict(parts, exceptions=1)
+    return over_setups("; ".join(texts), parts, exceptions=1)
 
 
 def _c5(grid: Grid, ranks: Ranks, setups: Sequence[str], ours: str, names: dict[str, str], level: Any,
-        draws: int) -> tuple[str, Verdict]:
+        draws: int) -> Finding:
     bands = {setup: stats.smallest_k_difference(ranks[setup, ours], ranks[setup, BASELINE], 0.99, level, draws)
              for setup in setups}
     found = {setup: size_verdict(*bands[setup]) for setup in setups if _config(grid, setup)["model"] == "resnet18"}
@@ -185,10 +235,9 @@ def _c5(grid: Grid, ranks: Ranks, setups: Sequence[str], ours: str, names: dict[
     text = "; ".join(f"{_config(grid, setup)['model']}, {names[setup]}: {number} candidates"
                      for setup, number in numbers.items())
     if not found:
-        return text + "; no resnet18 runs", "not yet tested"
-    if len(set(found.values())) == 1:
-        return text, next(iter(found.values()))
-    return text, "partly"
+        return Finding(text + "; no resnet18 runs", "not yet tested", "the runs")
+    verdict = next(iter(found.values())) if len(set(found.values())) == 1 else "partly"
+    return Finding(text, verdict, SIZE_CHANGE)
 
 
 def _transition(grid: Grid) -> str:

@@ -76,15 +76,35 @@ def complete_pairs(grid_name: GridLike = SETUPS_GRID, variant: str = "transition
 def study_verdicts(level: Any = 0.95, draws: int = 1000) -> pd.DataFrame:
     """C2 to C5 with what the study's records say of them today.
 
-    Columns: id, claim, paper, ours, verdict.
+    Columns: id, claim, paper, ours, verdict, change (what would change it).
     """
     pairs = complete_pairs()
     labels = frames.labels(SETUPS_GRID) if pairs else {}
     rivals = {rival: complete_pairs(PRIMARY_GRID, rival) for rival in RIVALS}
-    found = {"C2": _c2(rivals, labels, level), "C3": _c3(pairs, labels, level), "C4": _c4(pairs, labels, level, draws),
-             "C5": _c5(pairs, level, draws)}
-    return pd.DataFrame([{"id": key, "claim": claims.CLAIMS[key][0], "paper": claims.CLAIMS[key][1], "ours": text,
-                          "verdict": verdict} for key, (text, verdict) in found.items()])
+    return claims.verdict_frame({"C2": _c2(rivals, labels, level), "C3": _c3(pairs, labels, level),
+                                 "C4": _c4(pairs, labels, level, draws), "C5": _c5(pairs, level, draws)})
+
+
+def verdicts_today(level: Any = 0.95, draws: int = 1000) -> pd.DataFrame:
+    """All five claims: C1 by the synthetic study, the others by the CIFAR-100 study as far as it can say.
+
+    A claim that the study has not tested yet shows what the first look found, which decides nothing.
+
+    Columns: those of :func:`study_verdicts`, and evidence (what it rests on).
+    """
+    study = study_verdicts(level, draws).set_index("id", drop=False)
+    rows = []
+    for row in claims.verdicts(level=level, draws=draws).to_dict("records"):
+        evidence = "the synthetic study"
+        if row["id"] in study.index:
+            tested = study.loc[row["id"], "verdict"] != claims.NOTHING.verdict
+            evidence = "the study" if tested else "the first look"
+            if tested:
+                row = study.loc[row["id"]].to_dict()
+            elif row["verdict"] != claims.NOTHING.verdict:
+                row["change"] = f"the study, which decides. In the first look: {row['change']}"
+        rows.append(row | {"evidence": evidence if row["ours"] != claims.NOTHING.ours else "nothing yet"})
+    return pd.DataFrame(rows)
 
 
 def _planned(grid_name: GridLike) -> int:
@@ -99,29 +119,30 @@ def _gap(pair: Pair, k: int) -> NDArray[np.float64]:
 
 
 def _c2(rivals: Mapping[str, Mapping[str, Pair]], labels: Mapping[str, str],
-        level: Any) -> tuple[str, claims.Verdict]:
+        level: Any) -> claims.Finding:
     setups = [setup for setup in next(iter(rivals.values())) if all(setup in pairs for pairs in rivals.values())]
     if not setups:
-        return "no runs", "not yet tested"
-    parts, texts = [], []
+        return claims.NOTHING
+    parts, texts = {}, []
     for setup in setups:
         leads = [stats.paired_t_interval(-_gap(pairs[setup], 1), level, _planned(PRIMARY_GRID) * len(rivals))
                  for pairs in rivals.values()]
-        parts.append(claims.part_status(leads))
+        parts[labels.get(setup, setup)] = claims.part_status(leads)
         texts.append(f"{labels.get(setup, setup)}: lead " + ", ".join(
             f"{_points(lead)} over {rival}" for rival, lead in zip(rivals, leads, strict=True)))
-    return _text(texts, setups), claims.setups_verdict(parts)
+    return claims.over_setups(_text(texts, setups), parts)
 
 
-def _c3(pairs: Mapping[str, Pair], labels: Mapping[str, str], level: Any) -> tuple[str, claims.Verdict]:
+def _c3(pairs: Mapping[str, Pair], labels: Mapping[str, str], level: Any) -> claims.Finding:
     gains = {setup: stats.paired_t_interval(_gap(pair, 5), level, _planned(SETUPS_GRID))
              for setup, pair in pairs.items()}
-    return (_text([f"{labels[setup]}: {_points(gain)}" for setup, gain in gains.items()], gains),
-            claims.setups_verdict([claims.part_status([gain]) for gain in gains.values()], exceptions=1))
+    return claims.over_setups(
+        _text([f"{labels[setup]}: {_points(gain)}" for setup, gain in gains.items()], gains),
+        {labels[setup]: claims.part_status([gain]) for setup, gain in gains.items()}, exceptions=1)
 
 
-def _c4(pairs: Mapping[str, Pair], labels: Mapping[str, str], level: Any, draws: int) -> tuple[str, claims.Verdict]:
-    parts, texts = [], []
+def _c4(pairs: Mapping[str, Pair], labels: Mapping[str, str], level: Any, draws: int) -> claims.Finding:
+    parts, texts = {}, []
     for setup, (own, other) in pairs.items():
         def curve(mine: NDArray[np.int64], theirs: NDArray[np.int64]) -> NDArray[np.float64]:
             most = claims.C4_KS[-1] + 1
@@ -134,18 +155,18 @@ def _c4(pairs: Mapping[str, Pair], labels: Mapping[str, str], level: Any, draws:
         band = stats.sup_t_band(estimate, replicates, 1 - (1 - float(level)) / _planned(SETUPS_GRID))
         gains = [Interval(mean, np.nan, len(own), low, high)
                  for mean, low, high in zip(estimate, band.low, band.high, strict=True)]
-        parts.append(claims.part_status(gains, sign="mean"))
+        parts[labels[setup]] = claims.part_status(gains, sign="mean")
         texts.append(f"{labels[setup]}: {_sign(100 * estimate.mean())} points on average, lower end of the band above "
                      f"0 at {int(np.sum(band.low > 0))} of {len(estimate)} k")
-    return _text(texts, pairs), claims.setups_verdict(parts, exceptions=1)
+    return claims.over_setups(_text(texts, pairs), parts, exceptions=1)
 
 
-def _c5(pairs: Mapping[str, Pair], level: Any, draws: int) -> tuple[str, claims.Verdict]:
+def _c5(pairs: Mapping[str, Pair], level: Any, draws: int) -> claims.Finding:
     if RESNET not in pairs:
-        return "no runs of ResNet-18", "not yet tested"
+        return claims.Finding("no runs of ResNet-18", "not yet tested", "the runs")
     band = stats.smallest_k_difference(*pairs[RESNET], 0.99, level, draws)
     text = f"{_sign(band.estimate, 1)} [{_sign(band.low, 1)}, {_sign(band.high, 1)}] candidates"
-    return f"{text}, {len(pairs[RESNET][0])} seeds", claims.size_verdict(*band)
+    return claims.Finding(f"{text}, {len(pairs[RESNET][0])} seeds", claims.size_verdict(*band), claims.SIZE_CHANGE)
 
 
 def _text(texts: Sequence[str], setups: Any) -> str:

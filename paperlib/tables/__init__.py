@@ -1,0 +1,43 @@
+"""One function per table: a grid's records in, a frame of strings out, ready to be shown.
+
+Accuracies are percent, differences percentage points. ``mean ± sd`` is over seeds, whose number is in the
+column n; brackets hold intervals. Functions that resample also take the frame of :mod:`paperlib.analysis`, for
+pages that have it already.
+"""
+
+from paperlib.tables._text import markdown, points, signed
+from paperlib.tables.budget import budget_trades, lists, price, promises
+from paperlib.tables.performance import (
+    augmentation_rates,
+    calibration,
+    choice_costs,
+    determinism_costs,
+    ensemble_speedups,
+    loss_memory,
+    loss_shares,
+    loss_speed,
+    measurements,
+    rival_speed,
+    training_rates,
+)
+from paperlib.tables.runs import (
+    accuracies,
+    candidate_differences,
+    candidates,
+    certificates,
+    differences,
+    environments,
+    explorer_grids,
+    run_list,
+    status,
+)
+from paperlib.tables.study import verdicts
+from paperlib.tables.synthetic import losses_over_cells, phases, search
+
+__all__ = [
+    "accuracies", "augmentation_rates", "budget_trades", "calibration", "candidate_differences", "candidates",
+    "certificates", "choice_costs", "determinism_costs", "differences", "ensemble_speedups", "environments",
+    "explorer_grids", "lists", "loss_memory", "loss_shares", "loss_speed", "losses_over_cells", "markdown",
+    "measurements", "phases", "points", "price", "promises", "rival_speed", "run_list", "search", "signed",
+    "status", "training_rates", "verdicts",
+]

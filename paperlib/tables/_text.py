@@ -1,0 +1,107 @@
+"""How tables of strings are made: numbers with intervals, labels in place of names, MyST source."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from paperlib import analysis, grids
+from paperlib.grids import GridLike
+
+_MINUS = "\N{MINUS SIGN}"
+
+
+def markdown(frame: pd.DataFrame, caption: str, name: str) -> str:
+    """A numbered table that text can refer to: MyST source for ``IPython.display.Markdown``.
+
+    Args:
+        frame: a row a row; the index is not shown.
+        caption: one sentence; may hold roles.
+        name: label for ``{numref}``, of lower-case letters, digits and hyphens.
+
+    Raises:
+        ValueError: no rows, or a name that cannot be a label.
+    """
+    if frame.empty:
+        raise ValueError(f"table {name!r}: expected at least one row")
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise ValueError(f"name={name!r}: expected lower-case letters, digits and hyphens, as in 'tab-accuracy'")
+    cells = frame.astype(str).map(lambda text: text.replace("|", "\\|"))
+    numeric = [bool(cells[column].str.fullmatch(rf"[-+{_MINUS}]?[\d.]+( [±[].*)?").all()) for column in cells]
+    body = cells.to_markdown(index=False, disable_numparse=True,
+                             colalign=["right" if right else "left" for right in numeric])
+    return f"```{{table}} {' '.join(caption.split())}\n:name: {name}\n\n{body}\n```"
+
+
+def signed(mean: float, low: float, high: float, digits: int = 1) -> str:
+    """``mean [low, high]`` with signs; what rounds to zero has none."""
+    return f"{sign(mean, digits)} [{sign(low, digits)}, {sign(high, digits)}]"
+
+
+def points(differences: pd.DataFrame, setup: str, variant: str, k: int) -> str:
+    """One difference to cross entropy in percentage points with its interval, for a sentence.
+
+    Args:
+        differences: as :func:`paperlib.analysis.differences` gives it.
+        setup: name of the setup.
+        variant: name of the loss's variant.
+        k: length of the candidate list.
+
+    Raises:
+        KeyError: no such row.
+    """
+    row = differences.set_index(["setup", "variant", "k"]).loc[(setup, variant, k)]
+    return signed(100 * row["mean"], 100 * row["low"], 100 * row["high"])
+
+
+def wide(frame: pd.DataFrame, grid_name: GridLike, column: str, names: Mapping[Any, str],
+          links: Mapping[tuple[str, str], str] | None = None, extra: Sequence[str] = ()) -> pd.DataFrame:
+    """One row a setup and variant, one column of text for each value of ``column``, in the grid's order."""
+    keys = ["setup", "variant"]
+    wide = frame.pivot(index=[*keys, *extra], columns=column, values="text")[list(names)]
+    order = list(frame[[*keys, *extra]].drop_duplicates().itertuples(index=False, name=None))
+    wide = wide.loc[order].rename(columns=names).rename_axis(columns=None).reset_index()
+    wide = wide[[*keys, *names.values(), *extra]]
+    return named(wide, grid_name, links)
+
+
+def named(frame: pd.DataFrame, grid_name: GridLike,
+           links: Mapping[tuple[str, str], str] | None = None) -> pd.DataFrame:
+    """Labels in place of names, the variant's column called loss and linked where a page is given."""
+    labels = analysis.labels(grid_name)
+    pages = [(links or {}).get((row.setup, row.variant)) for row in rows(frame)]
+    named = frame.assign(setup=frame["setup"].map(labels), variant=frame["variant"].map(labels))
+    named["variant"] = [f"[{label}]({page})" if page else label
+                        for label, page in zip(named["variant"], pages, strict=True)]
+    return named.rename(columns={"variant": "loss"})
+
+
+def rows(frame: pd.DataFrame) -> Any:
+    return frame.itertuples(index=False)
+
+
+def title(grid_name: GridLike) -> str:
+    """What a grid of the synthetic study is about: its title without the head and without k."""
+    return grids.load(grid_name).title.split(": ")[-1].split(", k = ")[0]
+
+
+def target_names(frame: pd.DataFrame) -> dict[float, str]:
+    return {target: f"k for {100 * target:g} %" for target in frame["target"].unique()}
+
+
+def mean_sd(mean: float, sd: float) -> str:
+    """``mean ± sd``, the mean alone for one seed, a dash where there is none."""
+    if math.isnan(mean):
+        return "–"
+    return f"{mean:.1f}" if math.isnan(sd) else f"{mean:.1f} ± {sd:.1f}"
+
+
+def sign(value: float, digits: int) -> str:
+    text = f"{value:+.{digits}f}".replace("inf", "\N{INFINITY}")
+    return text.replace("-", _MINUS) if float(f"{value:.{digits}f}") else text[1:]
+
+
+def or_else(value: Any, otherwise: str, how: str = "") -> str:
+    return otherwise if pd.isna(value) else format(value, how)

@@ -1,0 +1,98 @@
+"""Tables of a grid's runs."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from paperlib import analysis
+from paperlib.grids import GridLike
+from paperlib.tables._text import mean_sd, named, or_else, rows, signed, target_names, wide
+
+
+def accuracies(grid_name: GridLike, ks: Sequence[int] = (1, 5, 10, 20), targets: Sequence[int] = (95, 99),
+               links: Mapping[tuple[str, str], str] | None = None) -> pd.DataFrame:
+    """Accuracy at some k, and the smallest k for some targets, of every loss.
+
+    Args:
+        grid_name: the grid.
+        ks: out of 1, 2, 5, 10 and 20.
+        targets: in percent, out of 90, 95 and 99.
+        links: pages to link a loss to, by (setup, variant).
+    """
+    columns = {f"top{k}": f"top-{k}" for k in ks} | {f"k{target}": f"k for {target} %" for target in targets}
+    frame = analysis.summary(grid_name, list(columns))
+    unit = [100 if quantity.startswith("top") else 1 for quantity in frame["quantity"]]
+    frame["text"] = list(map(mean_sd, unit * frame["mean"], unit * frame["sd"]))
+    frame["n"] = frame.groupby(["setup", "variant"])["n"].transform("max")
+    return wide(frame, grid_name, "quantity", columns, links, extra=["n"])
+
+
+def differences(grid_name: GridLike, ks: Sequence[int] = (1, 5, 10, 25), comparisons: int = 1,
+                frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Accuracy minus cross entropy's in percentage points, with paired t intervals."""
+    found = analysis.differences(grid_name, ks=ks, comparisons=comparisons) if frame is None else frame.copy()
+    found["text"] = [signed(100 * row.mean, 100 * row.low, 100 * row.high, 2) for row in rows(found)]
+    return wide(found, grid_name, "k", {k: f"top-{k}" for k in found["k"].unique()}, extra=["n"])
+
+
+def candidates(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Smallest k for each target, averaged over seeds, with intervals over seeds and images."""
+    found = analysis.candidates(grid_name) if frame is None else frame.copy()
+    found["text"] = [f"{row.k:.1f} [{row.low:.1f}, {row.high:.1f}]" for row in rows(found)]
+    return wide(found, grid_name, "target", target_names(found), extra=["n"])
+
+
+def candidate_differences(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """How many candidates more than cross entropy, with paired intervals over seeds and images."""
+    found = analysis.candidate_differences(grid_name) if frame is None else frame.copy()
+    found["text"] = [signed(row.difference, row.low, row.high, 1) for row in rows(found)]
+    return wide(found, grid_name, "target", target_names(found), extra=["n"])
+
+
+def certificates(grid_name: GridLike, targets: Sequence[float] = (0.95, 0.99)) -> pd.DataFrame:
+    """Smallest k of each trained network with its exact interval over images, and the k certified for it."""
+    found = analysis.certificates(grid_name, targets)
+    found["text"] = [f"{row.k} [{row.low}, {or_else(row.high, 'no bound')}]" for row in rows(found)]
+    found["promise"] = [or_else(row.certified, "none") for row in rows(found)]
+    keys = ["setup", "variant", "seed"]
+    parts = {}
+    for target in targets:
+        own = found[found["target"] == target].set_index(keys)
+        parts[f"k for {100 * target:g} %"] = own["text"]
+        parts[f"certified for {100 * target:g} %"] = own["promise"]
+    return named(pd.DataFrame(parts).reset_index(), grid_name)
+
+
+def status(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Runs that have a record, and those that miss one."""
+    found = analysis.status(grid_names)
+    found["core_hours"] = [f"{hours:.1f}" for hours in found["core_hours"]]
+    found["missing"] = [(row.missing_runs if row.runs else "all: not yet run") or "none" for row in rows(found)]
+    found = found.drop(columns="missing_runs").replace({"protocol": {"": "–"}})
+    return found.rename(columns={"core_hours": "core hours", "missing": "missing runs"}).astype(str)
+
+
+def explorer_grids() -> pd.DataFrame:
+    """Grids that report test results, and whether the explorer page shows them."""
+    found = analysis.explorer_grids()
+    found["in the explorer"] = found.pop("missing").map(lambda missing: "not yet complete" if missing else "yes")
+    return found
+
+
+def environments(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Versions, device and code of the runs."""
+    found = analysis.environments(grid_names)
+    found["commit"] = [(row.commit or "unknown")[:7] + (" (changed)" if row.dirty is True else "")
+                       for row in rows(found)]
+    found["date"] = [row.first if row.first == row.last else f"{row.first} to {row.last}" for row in rows(found)]
+    first = ["grid", "runs", "date", "device", "threads", "cpu_capability", "platform", "commit"]
+    found = found[[*first, *(name for name in found if name not in {*first, "dirty", "first", "last"})]]
+    return found.rename(columns={"cpu_capability": "instruction set"}).astype(str)
+
+
+def run_list(grid_name: GridLike) -> pd.DataFrame:
+    """Every run of a grid: its place, identifier, top-1 accuracy and wall time."""
+    found = named(analysis.runs(grid_name), grid_name)
+    found["top-1 (%)"] = [f"{100 * value:.1f}" for value in found["top1"]]
+    found["minutes"] = [f"{value:.1f}" for value in found["minutes"]]
+    return found[["setup", "loss", "seed", "run_id", "top-1 (%)", "minutes"]].rename(columns={"run_id": "run"})
