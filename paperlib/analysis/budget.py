@@ -156,10 +156,11 @@ def budget_trades(grid_names: Sequence[GridLike] = BUDGET_GRIDS, baseline: str =
                   split: str = "test") -> pd.DataFrame:
     """What each change saves in candidates against the standard run, what it costs, and the one for the other.
 
-    The cost has a *price*: "free" where the whole interval of the extra time lies within :data:`FREE` of a standard
-    run, else "dearer" where it lies above 0, "cheaper" where it lies below, and "open" where it does not tell. Only
-    what is dearer or cheaper has a rate: the others would be divided by noise. The interval of a rate is Fieller's
-    over seeds, so it speaks of these test images; that of the candidates saved is of the two-way bootstrap.
+    The cost has a *price*: "free" where the whole interval of the extra time lies within a tenth of a standard run
+    (``budget.FREE``), else "dearer" where it lies above 0, "cheaper" where it lies below, and "open" where it does
+    not tell. Only what is dearer or cheaper has a rate: the others would be divided by noise. The interval of a rate
+    is Fieller's over seeds, so it speaks of these test images; that of the candidates saved is of the two-way
+    bootstrap.
 
     Args:
         grid_names: as :func:`budget_points`, as all other arguments.
@@ -249,7 +250,7 @@ def budget_order(trades: pd.DataFrame, target: float = 0.99) -> pd.DataFrame:
     """What to change first: the changes whose interval of candidates saved lies above 0, in order.
 
     What is free or cheaper goes first, the largest saving at its head; then what is dearer, the largest rate at its
-    head; then what has no price yet.
+    head; then what has no price yet. One seed is one network, and orders nothing.
 
     Args:
         trades: as :func:`budget_trades` gives it.
@@ -258,7 +259,7 @@ def budget_order(trades: pd.DataFrame, target: float = 0.99) -> pd.DataFrame:
     Returns:
         The rows of the frame with a column step, 1 for the first of a setup.
     """
-    own = trades[(trades["target"] == target) & (trades["low"] > 0)]
+    own = trades[(trades["target"] == target) & (trades["low"] > 0) & (trades["n"] > 1)]
     place = {"free": 0, "cheaper": 0, "dearer": 1, "open": 2}
     key = [(list(trades["setup"].unique()).index(row.setup), place[row.price],
             -(row.rate if row.price == "dearer" else row.saved)) for row in own.itertuples()]
