@@ -169,7 +169,7 @@ def test_a_cheaper_network_and_a_saving_of_nothing(study):
     narrow, wide = table.loc["all", "width32"], table.loc["all", "width96"]
     assert (narrow.saved, narrow.price) == (-6, "cheaper") and narrow.extra == pytest.approx(-9)
     assert narrow.rate == pytest.approx(6 / 9)
-    assert tables.price(narrow) == "+0.67 [+0.67, +0.67] lost for each one saved"
+    assert tables.price(narrow) == "+0.67 [+0.67, +0.67] lost"
     write(study, "cifar-budget", **{"all-narrow_ce": (28, 4.0)})
     assert tables.price(trade().loc["all", "width32"]) == "saves both"
     assert (wide.saved, wide.price, wide.rate, wide.rate_high) == (0, "dearer", 0, 0)
@@ -301,9 +301,9 @@ def test_promises_are_kept_or_broken(study):
     assert (found.loc["all", 0.99, "smallest"].held, found.loc["all", 0.99, "smallest"].images) == (8, 100)
     assert (found.loc["all", 0.99, "certified"].networks, found.loc["all", 0.99, "certified"].held) == (0, 0)
     assert found.loc["all", 0.9, "certified"].held == 8
-    shown = tables.promises("cifar-main").set_index(["setup", "target"])
-    row = shown.loc["a fifth, 50 epochs", "99 %"]
-    assert row.tolist() == ["51.0", "5 of 9", "50.00", "none", "0 of 0", "–"]
+    shown = tables.promises("cifar-main").set_index(["setup", "target", "chosen k"])
+    assert shown.loc[("a fifth, 50 epochs", "99 %", "smallest")].tolist() == ["51.0", "5 of 9", "50.00"]
+    assert shown.loc[("a fifth, 50 epochs", "99 %", "certified")].tolist() == ["none", "0 of 0", "–"]
 
 
 def test_promises_of_noisy_labels_are_left_out(study):

@@ -39,20 +39,16 @@ def budget_trades(trades: pd.DataFrame, labels: Mapping[str, str], target: float
 def price(row: Any) -> str:
     """What one change costs, in words: a row of :func:`paperlib.analysis.budget_trades`."""
     rate = signed(row.rate, row.rate_low, row.rate_high, 2)
-    cheaper = "saves both" if row.rate_high < 0 else f"{rate} lost for each one saved"
+    cheaper = "saves both" if row.rate_high < 0 else f"{rate} lost"
     return {"free": "free", "open": "not known yet", "dearer": rate, "cheaper": cheaper}[row.price]
 
 
 def promises(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
-    """How often a k chosen on validation images reached its target on test: both rules, beside each other."""
+    """How often a k chosen on validation images reached its target on test: a row for each rule that chooses."""
     found = analysis.promises(grid_name) if frame is None else frame
-    names = analysis.labels(grid_name)
-    parts: dict[str, list[str]] = {}
-    for rule in ("smallest", "certified"):
-        own = found[found["rule"] == rule].set_index(["setup", "target"])
-        parts |= {f"{rule} k": [or_else(row.k, "none", ".1f") for row in rows(own)],
-                  f"{rule}: held": [f"{row.held} of {row.networks}" for row in rows(own)],
-                  f"{rule}: worst": [or_else(100 * row.worst, "–", ".2f") for row in rows(own)]}
-    keys = found[found["rule"] == "smallest"]
-    return pd.DataFrame({"setup": keys["setup"].map(names).tolist(),
-                         "target": [f"{100 * target:g} %" for target in keys["target"]], **parts})
+    return pd.DataFrame({
+        "setup": found["setup"].map(analysis.labels(grid_name)),
+        "target": [f"{100 * target:g} %" for target in found["target"]], "chosen k": found["rule"],
+        "mean": [or_else(row.k, "none", ".1f") for row in rows(found)],
+        "held": [f"{row.held} of {row.networks}" for row in rows(found)],
+        "worst (%)": [or_else(100 * row.worst, "–", ".2f") for row in rows(found)]})
