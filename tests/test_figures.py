@@ -95,6 +95,7 @@ MODELS = {
     "quarters": lambda x: np.column_stack([x[:, 0] * x[:, 1], 0.1 * x[:, 0], -x[:, 0] * x[:, 1], -9 + 0 * x[:, 0]]),
 }
 ALL = {
+    "budget_curves": lambda names: figures.budget_curves(analysis.budget_points([GRID], draws=50), names),
     "topk_curves": lambda names: figures.topk_curves(analysis.curve_bands(GRID, draws=50), names),
     "differences": lambda names: figures.differences(analysis.differences(GRID), names),
     "difference_curves": lambda names: figures.difference_curves(analysis.difference_bands(GRID, draws=50), names),
@@ -119,7 +120,7 @@ ALL = {
                                                                phase_frames()[2], names),
 }
 NO_VARIANTS = {"loss_curves", "class_regions", "split_objectives", "gap_of_knobs", "decision_regions",
-               "training_rates", "step_parts", "loss_against_topk", "robust_curves", "transition_map"}
+               "training_rates", "step_parts", "loss_against_topk", "robust_curves", "transition_map", "budget_curves"}
 BARS = {"candidates_forest", "training_rates", "step_parts", "gains_forest"}  # ticks are the losses, or the networks
 COLOUR_BARS = {"gap_of_knobs", "phase_diagram"}  # the last axes are a colour bar
 

@@ -4,6 +4,7 @@ Functions take the name of a grid and read its records; a missing run is an erro
 themselves are found to do (``calibration``), what they cost and how fast training is have documents of their own.
 """
 
+from paperlib.analysis.budget import BUDGET_GRIDS, budget_order, budget_points, budget_trades, core_minutes
 from paperlib.analysis.calibrated import calibration, calibration_document
 from paperlib.analysis.choice import choices, ranking, rates, transition_map
 from paperlib.analysis.claims import part_status, setups_verdict, size_verdict, verdicts
@@ -47,19 +48,21 @@ from paperlib.analysis.performance import (
     training_rates,
 )
 from paperlib.analysis.phase import PHASES, gains, joint_regions, overview, richness, search, trade
+from paperlib.analysis.promises import promises
 from paperlib.analysis.robust import robust_differences, robust_document, robust_means, robustness
 from paperlib.analysis.study import complete_pairs, finished, study_verdicts, verdicts_today
 
 __all__ = [
-    "EXPLORER_TARGETS", "Network", "PHASES", "aim", "augmentation_rates", "calibration", "calibration_document",
-    "candidate_differences", "candidates", "certificates", "choice_costs", "choices", "complete_pairs",
-    "convergence", "convergence_document", "convergence_gaps", "convergence_ways", "cost_document", "crossings",
-    "curve_bands", "curves", "determinism_costs", "difference_bands", "differences", "diverged",
-    "ensemble_speedups", "environments", "equivalences", "explorer_document", "explorer_grids", "finished", "gains",
-    "history", "joint_regions", "labels", "loss_costs", "loss_memory", "loss_shares", "lowest_losses",
-    "memorisation", "network_document", "networks", "overview", "part_status", "performance_documents", "present",
-    "primary", "probabilities", "ranking", "rates", "regrets", "require_comparable", "richness",
-    "robust_differences", "robust_document", "robust_means", "robustness", "runs", "search", "setups_verdict",
-    "size_verdict", "status", "step_parts", "study_verdicts", "summary", "trade", "training_rates",
-    "transition_map", "verdicts", "verdicts_today",
+    "BUDGET_GRIDS", "EXPLORER_TARGETS", "Network", "PHASES", "aim", "augmentation_rates", "budget_order",
+    "budget_points", "budget_trades", "calibration", "calibration_document", "candidate_differences", "candidates",
+    "certificates", "choice_costs", "choices", "complete_pairs", "convergence", "convergence_document",
+    "convergence_gaps", "convergence_ways", "core_minutes", "cost_document", "crossings", "curve_bands", "curves",
+    "determinism_costs", "difference_bands", "differences", "diverged", "ensemble_speedups", "environments",
+    "equivalences", "explorer_document", "explorer_grids", "finished", "gains", "history", "joint_regions",
+    "labels", "loss_costs", "loss_memory", "loss_shares", "lowest_losses", "memorisation", "network_document",
+    "networks", "overview", "part_status", "performance_documents", "present", "primary", "probabilities",
+    "promises", "ranking", "rates", "regrets", "require_comparable", "richness", "robust_differences",
+    "robust_document", "robust_means", "robustness", "runs", "search", "setups_verdict", "size_verdict", "status",
+    "step_parts", "study_verdicts", "summary", "trade", "training_rates", "transition_map", "verdicts",
+    "verdicts_today",
 ]

@@ -103,5 +103,5 @@ def sign(value: float, digits: int) -> str:
     return text.replace("-", _MINUS) if float(f"{value:.{digits}f}") else text[1:]
 
 
-def or_else(value: Any, otherwise: str) -> str:
-    return otherwise if pd.isna(value) else str(value)
+def or_else(value: Any, otherwise: str, how: str = "") -> str:
+    return otherwise if pd.isna(value) else format(value, how)

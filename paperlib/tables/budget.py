@@ -1,0 +1,54 @@
+"""How long a list has to be, what shortens it, and whether a promised length holds."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from paperlib import analysis
+from paperlib.grids import GridLike
+from paperlib.tables._text import named, or_else, rows, signed
+
+
+def lists(grid_name: GridLike, target: float = 0.99, frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """How long a list for one target is: smallest k over seeds, and the k certified for the networks."""
+    found = analysis.candidates(grid_name, [target]) if frame is None else frame[frame["target"] == target]
+    promised = analysis.certificates(grid_name, [target]).groupby(["setup", "variant"], sort=False)["certified"]
+    ends = promised.agg(lambda own: "none" if own.isna().any() else
+                        f"{own.min()}" if own.nunique() == 1 else f"{own.min()} to {own.max()}")
+    goal = f"{100 * target:g} %"
+    return named(pd.DataFrame({
+        "setup": found["setup"], "variant": found["variant"],
+        f"k for {goal}": [f"{row.k:.1f} [{row.low:.1f}, {row.high:.1f}]" for row in rows(found)],
+        f"certified for {goal}": [ends[row.setup, row.variant] for row in rows(found)], "n": found["n"]}), grid_name)
+
+
+def budget_trades(trades: pd.DataFrame, labels: Mapping[str, str], target: float = 0.99) -> pd.DataFrame:
+    """What each change of training saves in candidates for one target, its time, and what a core-minute buys."""
+    found = trades[trades["target"] == target]
+    return pd.DataFrame({
+        "setup": found["setup"].map(lambda name: labels.get(name, name)), "change": found["label"],
+        "saved": [signed(row.saved, row.low, row.high) for row in rows(found)],
+        "time": ["–" if math.isnan(row.time) else f"{row.time:.2f}" for row in rows(found)],
+        "core-minutes more": ["–" if math.isnan(row.extra) else signed(row.extra, row.extra_low, row.extra_high)
+                              for row in rows(found)],
+        "a core-minute buys": [price(row) for row in rows(found)], "n": found["n"]})
+
+
+def price(row: Any) -> str:
+    """What one change costs, in words: a row of :func:`paperlib.analysis.budget_trades`."""
+    rate = signed(row.rate, row.rate_low, row.rate_high, 2)
+    cheaper = "saves both" if row.rate_high < 0 else f"{rate} lost"
+    return {"free": "free", "open": "not known yet", "dearer": rate, "cheaper": cheaper}[row.price]
+
+
+def promises(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """How often a k chosen on validation images reached its target on test: a row for each rule that chooses."""
+    found = analysis.promises(grid_name) if frame is None else frame
+    return pd.DataFrame({
+        "setup": found["setup"].map(analysis.labels(grid_name)),
+        "target": [f"{100 * target:g} %" for target in found["target"]], "chosen k": found["rule"],
+        "mean": [or_else(row.k, "none", ".1f") for row in rows(found)],
+        "held": [f"{row.held} of {row.networks}" for row in rows(found)],
+        "worst (%)": [or_else(100 * row.worst, "–", ".2f") for row in rows(found)]})
