@@ -1,27 +1,29 @@
 r"""Scores changed after training: fitted on held-out logits, and no network is trained again.
 
-With :math:`s` the logits of one image, :math:`x = (s - \bar s) / u` the same without their mean and in units of their
-spread on the validation set, :math:`T > 0` a temperature and :math:`\lambda` a penalty, the adjusted scores :math:`z` are
+With :math:`s` the logits of an image, :math:`x = (s - \bar s) / u` the same without their mean and in units of their
+spread on the validation set, :math:`T > 0` a temperature and n validation images, the adjusted scores are
 
-===============  ======================================  ===================================================
-kind             scores                                  source
-===============  ======================================  ===================================================
-``temperature``  :math:`s / T`                           :cite:t:`guo2017calibration`
-``bias``         :math:`s / T + b`                       logit adjustment, :cite:t:`menon2021longtail`
-``vector``       :math:`s / T + a \odot x + b`           vector scaling, :cite:t:`guo2017calibration`
-``matrix``       :math:`s / T + W x + b`                 matrix scaling, held to the identity, :cite:t:`kull2019beyond`
-``confusion``    :math:`\log \sum_i p_i A_{ij}`          a layer of confusions, :cite:t:`sukhbaatar2015training`
-===============  ======================================  ===================================================
+===============  =============================  ============================================================
+kind             scores                         source
+===============  =============================  ============================================================
+``temperature``  :math:`s / T`                  :cite:t:`guo2017calibration`
+``bias``         :math:`s / T + b`              logit adjustment, :cite:t:`menon2021longtail`
+``vector``       :math:`s / T + a \odot x + b`  vector scaling, :cite:t:`guo2017calibration`
+``matrix``       :math:`s / T + W x + b`        matrix scaling with its rest penalised, :cite:t:`kull2019beyond`
+===============  =============================  ============================================================
 
-A temperature changes no rank, so no accuracy at any k: it is for whoever shows the scores. The others contain it, since
-the scores of an overconfident network would otherwise be fitted in the wrong units. Logit adjustment sets
-:math:`b_j = -\tau \log \pi_j` for training shares :math:`\pi`; here b is fitted instead, and training sets of equal
-shares are no special case. T, a, b and W minimise the mean loss plus :math:`\frac{\lambda}{2n} (|a|^2 + |b|^2 + |W|^2)`
-over the n validation images: :math:`\lambda` is the precision of a normal prior around "leave it as it is". Of
-``confusion``, p is :math:`\mathrm{softmax}(s / T)` and :math:`A_{ij} = (N_{ij} + \lambda [i = j]) / (\sum_l N_{il} + \lambda)`
-with :math:`N_{ij}` the sum of :math:`p_i` over the validation images of class j: what turned out to be there when i was
-said, with :math:`\lambda` images of each class that were what was said. In all of them an infinite penalty is the
-temperature alone, and it is among the penalties that are tried: where nothing helps, ranks stay as they are.
+A temperature changes no rank, so no accuracy at any k: it is for whoever shows the scores. The others contain it,
+since the scores of an overconfident network would otherwise be fitted in the wrong units. Logit adjustment sets
+:math:`b_j = -\tau \log \pi_j` for shares :math:`\pi` of the classes in training; here b is fitted, which also helps
+where the shares are equal. A matrix tells classes apart that are taken for each other. T, a, b and W minimise the mean
+loss plus
+
+.. math::
+
+    \frac{\lambda}{2n} \bigl(\|a\|^2 + \|b\|^2 + \|W\|^2\bigr),
+
+so :math:`\lambda` is the precision of a normal prior around "leave it as it is". An infinite one is the temperature
+alone, and it is among the penalties that are tried: where nothing helps, ranks stay as they are.
 """
 
 import math
@@ -37,7 +39,7 @@ from torch import Tensor
 
 from paperlib import losses
 
-Kind = Literal["temperature", "bias", "vector", "matrix", "confusion"]
+Kind = Literal["temperature", "bias", "vector", "matrix"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 #: Tried by default, from "leave it as it is" to hardly any: a prior's spread of 0.003 to 1 nats.
 PENALTIES = (math.inf, *(10 ** (half / 2) for half in range(10, -1, -1)))
@@ -60,9 +62,8 @@ class Adjustment:
         temperature: T.
         unit: u, the spread of the validation logits.
         bias: b, float64 (C,); zeros where the kind has none.
-        weight: a, (C,), W, (C, C), or of ``confusion`` N, (C, C); float64. None where there is none, and at an infinite
-            penalty.
-        gradient: largest entry that the objective's gradient has left: how near the minimum is. 0 for ``confusion``.
+        weight: a, (C,), or W, (C, C), float64. None where the kind has none, and at an infinite penalty.
+        gradient: largest entry that the objective's gradient has left: how near the minimum is.
         held_out: mean loss on images that were left out, by penalty tried; empty where the penalty was given.
     """
 
@@ -90,17 +91,14 @@ class Adjustment:
         """
         _check_logits(logits)
         if logits.shape[1] != len(self.bias):
-            raise ValueError(f"logits have shape {tuple(logits.shape)}: expected (N, {len(self.bias)}), the classes of "
-                             "the logits it was fitted on")
+            raise ValueError(f"logits have shape {tuple(logits.shape)}: expected (N, {len(self.bias)}), the "
+                             "classes of the logits it was fitted on")
         # The mean of a row is only taken off where it matters: a temperature alone must not round scores together.
         s = logits.double()
         scores = s / self.temperature
         if self.weight is None:
             return scores + self.bias.to(s.device)
-        weight = self.weight.to(s.device)
-        if self.kind == "confusion":
-            return _confused(scores.log_softmax(dim=1), weight, self.penalty)
-        return scores + _changed(_centred(s) / self.unit, weight) + self.bias.to(s.device)
+        return scores + _changed(_centred(s) / self.unit, self.weight.to(s.device)) + self.bias.to(s.device)
 
 
 def fit(logits: Tensor, labels: Tensor, kind: Kind = "bias", *, loss: Loss = losses.cross_entropy,
@@ -111,15 +109,14 @@ def fit(logits: Tensor, labels: Tensor, kind: Kind = "bias", *, loss: Loss = los
     identity on; convex for losses that are convex in the scores (``cross_entropy``, ``topk_entropy``), and so the
     minimum. A loss with a jump (``topk_grouped``) or with a detached gate may stop short of one, see
     :attr:`Adjustment.gradient`. The same input gives the same result: no chance is involved. A class that no label has
-    keeps its own parameters at 0, as nothing was seen of it (``confusion`` lowers it). Labels with noise in them are
-    fitted as they are.
+    keeps its own parameters at 0, as nothing was seen of it. Labels with noise in them are fitted as they are.
 
     Args:
         logits: float (n, C), finite, C >= 2.
         labels: int64 (n,), in 0..C-1.
         kind: see :mod:`paperlib.posthoc`.
-        loss: what is minimised. Of ``confusion`` it gives the temperature and chooses the penalty.
-        penalty: :math:`\lambda \ge 0` (``confusion``: > 0). None: the one of ``penalties`` with the least mean loss
+        loss: what is minimised, and what the penalty is chosen by.
+        penalty: :math:`\lambda \ge 0`, or infinity. None: the one of ``penalties`` with the least mean loss
             on left-out folds of these images; of equal ones the largest.
         penalties: tried from the largest on, until :data:`PATIENCE` in a row are worse than the best.
         folds: into how many parts, with all classes spread evenly over them, the images are divided for that.
@@ -129,7 +126,7 @@ def fit(logits: Tensor, labels: Tensor, kind: Kind = "bias", *, loss: Loss = los
             of folds that is out of range.
     """
     _check(logits, labels, kind, folds if penalty is None else None)
-    tried = [math.inf] if kind == "temperature" else [_penalty(value, kind) for value in (
+    tried = [math.inf] if kind == "temperature" else [_penalty(value) for value in (
         penalties if penalty is None else [penalty])]
     if not tried:
         raise ValueError("penalties is empty: expected at least one")
@@ -188,23 +185,16 @@ class _Path:
 
     def at(self, penalty: float) -> Adjustment:
         """The fit with this penalty."""
-        fresh = len(self.point) == 1
-        none = torch.zeros(self.s.shape[1], dtype=torch.float64)
-        if math.isinf(penalty) or self.kind == "confusion":
-            counts = None if math.isinf(penalty) else self._counts()
-            return Adjustment(self.kind, penalty, self._temperature(), self.unit, none, counts, self.left)
-        start = np.append(self.point, np.zeros(len(self.free))) if fresh else self.point
+        if math.isinf(penalty):
+            none = torch.zeros(self.s.shape[1], dtype=torch.float64)
+            return Adjustment(self.kind, penalty, self._temperature(), self.unit, none, None, self.left)
+        start = np.append(self.point, np.zeros(len(self.free))) if len(self.point) == 1 else self.point
         self.point, self.left = self._minimum(start, penalty)
         bias, weight = self._parts(torch.from_numpy(self.point))
         return Adjustment(self.kind, penalty, self._temperature(), self.unit, bias, weight, self.left)
 
     def _temperature(self) -> float:
         return self.unit / math.exp(self.point[0])
-
-    def _counts(self) -> Tensor:
-        """N, (C, C)."""
-        said = (self.s / self._temperature()).softmax(dim=1)
-        return torch.zeros_like(said[:1]).repeat(said.shape[1], 1).index_add_(0, self.y, said).t().contiguous()
 
     def _parts(self, point: Tensor) -> tuple[Tensor, Tensor | None]:
         classes = self.s.shape[1]
@@ -243,17 +233,10 @@ def _changed(x: Tensor, weight: Tensor) -> Tensor:
     return x * weight if weight.dim() == 1 else x @ weight.t()
 
 
-def _confused(log_p: Tensor, counts: Tensor, penalty: float) -> Tensor:
-    """log of p A, whose two parts are added as logarithms: a class that nobody was ever mistaken for stays finite."""
-    total = counts.sum(dim=1) + penalty
-    others = (log_p.exp() @ (counts / total.unsqueeze(1))).log()
-    return torch.logaddexp(others, log_p + math.log(penalty) - total.log())
-
-
 def _check_logits(logits: Tensor) -> None:
     if logits.dim() != 2 or not logits.is_floating_point() or logits.shape[1] < 2:
-        raise ValueError(f"logits have shape {tuple(logits.shape)}, {logits.dtype}: expected floats of shape (N, C) with "
-                         "C >= 2")
+        raise ValueError(f"logits have shape {tuple(logits.shape)}, {logits.dtype}: expected floats of shape (N, C) "
+                         "with C >= 2")
     if not bool(logits.isfinite().all()):
         raise ValueError(f"logits hold {int((~logits.isfinite()).sum())} entries that are not finite: expected finite "
                          "ones")
@@ -274,9 +257,7 @@ def _check(logits: Tensor, labels: Tensor, kind: Kind, folds: Any) -> None:
         raise ValueError(f"folds={folds!r}: expected a whole number in 2..{len(labels)}, the number of images")
 
 
-def _penalty(value: Any, kind: Kind) -> float:
-    least = "a number above 0" if kind == "confusion" else "a number of at least 0"
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0 or (
-            kind == "confusion" and value == 0):
-        raise ValueError(f"penalty={value!r}: expected {least}, or infinity")
+def _penalty(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise ValueError(f"penalty={value!r}: expected a number of at least 0, or infinity")
     return float(value)

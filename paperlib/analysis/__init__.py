@@ -47,6 +47,14 @@ from paperlib.analysis.performance import (
     training_rates,
 )
 from paperlib.analysis.phase import PHASES, gains, joint_regions, overview, richness, search, trade
+from paperlib.analysis.posthoc import (
+    posthoc_candidates,
+    posthoc_differences,
+    posthoc_document,
+    posthoc_part,
+    posthoc_ranks,
+    posthoc_scores,
+)
 from paperlib.analysis.robust import robust_differences, robust_document, robust_means, robustness
 from paperlib.analysis.study import complete_pairs, finished, study_verdicts, verdicts_today
 
@@ -58,6 +66,7 @@ __all__ = [
     "ensemble_speedups", "environments", "equivalences", "explorer_document", "explorer_grids", "finished", "gains",
     "history", "joint_regions", "labels", "loss_costs", "loss_memory", "loss_shares", "lowest_losses",
     "memorisation", "network_document", "networks", "overview", "part_status", "performance_documents", "present",
+    "posthoc_candidates", "posthoc_differences", "posthoc_document", "posthoc_part", "posthoc_ranks", "posthoc_scores",
     "primary", "probabilities", "ranking", "rates", "regrets", "require_comparable", "richness",
     "robust_differences", "robust_document", "robust_means", "robustness", "runs", "search", "setups_verdict",
     "size_verdict", "status", "step_parts", "study_verdicts", "summary", "trade", "training_rates",
