@@ -19,6 +19,7 @@ from paperlib.tables.performance import (
     rival_speed,
     training_rates,
 )
+from paperlib.tables.posthoc import posthoc_differences, posthoc_sentences
 from paperlib.tables.runs import (
     accuracies,
     candidate_differences,
@@ -37,5 +38,5 @@ __all__ = [
     "accuracies", "augmentation_rates", "calibration", "candidate_differences", "candidates", "certificates",
     "choice_costs", "determinism_costs", "differences", "ensemble_speedups", "environments", "explorer_grids",
     "loss_memory", "loss_shares", "loss_speed", "losses_over_cells", "markdown", "measurements", "phases",
-    "points", "rival_speed", "run_list", "search", "signed", "status", "training_rates", "verdicts",
+    "points", "posthoc_differences", "posthoc_sentences", "rival_speed", "run_list", "search", "signed", "status", "training_rates", "verdicts",
 ]
