@@ -119,14 +119,16 @@ def posthoc_differences(grid_name: GridLike = PRIMARY_GRID, baseline: str = "ce"
 
 
 def posthoc_candidates(grid_name: GridLike = PRIMARY_GRID, baseline: str = "ce",
-                       targets: tuple[float, ...] = (0.95, 0.99), level: float = 0.95,
-                       draws: int = 1000) -> pd.DataFrame:
+                       targets: tuple[float, ...] = (0.95, 0.99), level: float = 0.95, draws: int = 1000,
+                       methods: tuple[str, ...] = (PLAIN, CHOSEN)) -> pd.DataFrame:
     """How many candidates more than the baseline with plain scores; negative is fewer. Paired two-way bootstrap.
 
     Columns: setup, variant, method, target, difference, low, high, n (seeds).
     """
     rows: list[dict[str, Any]] = []
     for setup, variant, method, own, other in _pairs(posthoc_ranks(grid_name), baseline):
+        if method not in methods:
+            continue
         for target in targets:
             band = stats.smallest_k_difference(own, other, target, level, draws)
             rows.append({"setup": setup, "variant": variant, "method": method, "target": target,

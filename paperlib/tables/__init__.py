@@ -37,6 +37,7 @@ from paperlib.tables.synthetic import losses_over_cells, phases, search
 __all__ = [
     "accuracies", "augmentation_rates", "calibration", "candidate_differences", "candidates", "certificates",
     "choice_costs", "determinism_costs", "differences", "ensemble_speedups", "environments", "explorer_grids",
-    "loss_memory", "loss_shares", "loss_speed", "losses_over_cells", "markdown", "measurements", "phases",
-    "points", "posthoc_differences", "posthoc_sentences", "rival_speed", "run_list", "search", "signed", "status", "training_rates", "verdicts",
+    "loss_memory", "loss_shares", "loss_speed", "losses_over_cells", "markdown", "measurements", "phases", "points",
+    "posthoc_differences", "posthoc_sentences", "rival_speed", "run_list", "search", "signed", "status",
+    "training_rates", "verdicts",
 ]

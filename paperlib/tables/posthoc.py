@@ -9,6 +9,7 @@ from paperlib.tables._text import rows, signed, wide
 
 METHODS = {"none": "as they are", "temperature": "temperature", "bias": "bias", "vector": "vector", "matrix": "matrix",
            "bias-topk": "bias, by top-k entropy", "chosen": "chosen on validation"}
+TARGETS = (0.95, 0.99)
 
 
 def posthoc_differences(grid_name: GridLike = PRIMARY_GRID, frame: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -36,7 +37,7 @@ def posthoc_sentences(grid_name: GridLike = PRIMARY_GRID, trained: str = "transi
     if part is None:
         return []
     labels = analysis.labels(grid_name)
-    gains, saved = analysis.posthoc_differences(grid_name), analysis.posthoc_candidates(grid_name)
+    gains, saved = analysis.posthoc_differences(grid_name), analysis.posthoc_candidates(grid_name, targets=TARGETS)
     by_place = gains.set_index(["setup", "variant", "method", "k"])
     few = saved.set_index(["setup", "variant", "method", "target"])
 
@@ -45,9 +46,11 @@ def posthoc_sentences(grid_name: GridLike = PRIMARY_GRID, trained: str = "transi
         for k in ks:
             row = by_place.loc[(setup, variant, method, k)]
             texts.append(f"top-{k} by {signed(100 * row['mean'], 100 * row['low'], 100 * row['high'], 2)} points")
-        row = few.loc[(setup, variant, method, 0.99)]
-        return ", ".join(texts) + (f" and the candidates for 99 % by "
-                                   f"{signed(row['difference'], row['low'], row['high'])}")
+        for target in TARGETS:
+            row = few.loc[(setup, variant, method, target)]
+            change = signed(row["difference"], row["low"], row["high"])
+            texts.append(f"the candidates for {100 * target:g} % by {change}")
+        return ", ".join(texts[:-1]) + f" and {texts[-1]}"
 
     found = []
     for setup in part.setups:
