@@ -5,7 +5,6 @@ logits of are left for another time: what an earlier call found stays in the doc
 """
 
 import argparse
-import hashlib
 import json
 import sys
 import time
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from paperlib import documents, environment, grids, losses, metrics, paths, posthoc, predictions, records
+from paperlib.analysis.posthoc import digest
 from paperlib.grids import Cell
 from paperlib.records import Record
 
@@ -31,16 +31,18 @@ SETTINGS: dict[str, Any] = {
         "vector": {"kind": "vector", "loss": "cross_entropy", "options": {}},
         "matrix": {"kind": "matrix", "loss": "cross_entropy", "options": {}},
         "bias-topk": {"kind": "bias", "loss": "topk_entropy", "options": {"k": 5}}}}
+#: What is adjusted unless --variants says otherwise.
 VARIANTS = ("ce", "transition", "smoothed")
 
 
-def kept_runs(grid_name: str, variants: Sequence[str], folder: Path) -> tuple[list[tuple[Cell, Record]], int]:
+def kept_runs(grid_name: str, variants: Sequence[str] | None, folder: Path) -> tuple[list[tuple[Cell, Record]], int]:
     """The grid's runs with a record and with logits in the folder, and how many of the variants lack either.
 
     Raises:
         ValueError: a variant that the grid does not have, or no run at all.
     """
     grid = grids.load(grid_name)
+    variants = [name for name in VARIANTS if name in grid.variants] if variants is None else variants
     if unknown := [name for name in variants if name not in grid.variants]:
         raise ValueError(f"grid {grid.name!r} has no variant {unknown[0]!r}: expected some of "
                          f"{', '.join(grid.variants)}")
@@ -53,12 +55,6 @@ def kept_runs(grid_name: str, variants: Sequence[str], folder: Path) -> tuple[li
                          f"{', '.join(variants)}: expected some, kept by python -m paperlib.sweep {grid_name} "
                          f"--predictions {folder}")
     return found, len(asked) - len(found)
-
-
-def digest(record: Record) -> str:
-    """Names the results that the logits must reproduce: those of a run that was made again are others."""
-    text = "".join(record.evaluation(split)["ranks"] for split in ("validation", "test"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def tensors(record: Record, folder: Path, split: str) -> tuple[Tensor, Tensor]:
@@ -128,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--predictions", type=Path, required=True, help="folder of the logits")
     parser.add_argument("--grid", default="cifar-main")
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", help=f"by default those of {', '.join(VARIANTS)} that the grid has")
     parser.add_argument("--out", type=Path, default=paths.POSTHOC)
     parser.add_argument("--commit", help="of the code, where there is no git")
     chosen = parser.parse_args(arguments)

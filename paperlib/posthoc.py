@@ -40,6 +40,7 @@ from torch import Tensor
 from paperlib import losses
 
 Kind = Literal["temperature", "bias", "vector", "matrix"]
+#: What can be fitted, from the fewest numbers to the most.
 KINDS: tuple[Kind, ...] = get_args(Kind)
 #: Tried by default, from "leave it as it is" to hardly any: a prior's spread of 0.003 to 1 nats.
 PENALTIES = (math.inf, *(10 ** (half / 2) for half in range(10, -1, -1)))

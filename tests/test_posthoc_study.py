@@ -83,7 +83,7 @@ def study(tmp_path, monkeypatch):
 
 def call(tmp_path, *more: str, commit: str = "abc") -> int:
     return script.main(["--predictions", str(tmp_path / "kept"), "--out", str(paths.POSTHOC), "--commit", commit,
-                        "--variants", "ce", "transition", *more])
+                        *more])
 
 
 def hide(tmp_path, keep) -> list:

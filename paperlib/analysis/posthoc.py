@@ -50,7 +50,7 @@ def posthoc_part(grid_name: GridLike = PRIMARY_GRID, baseline: str = "ce") -> Gr
     done = set()
     for cell, record in frames.present(grid):
         if record.run_id in cells:
-            if settings[record.run_id]["results"] != _digest(record):
+            if settings[record.run_id]["results"] != digest(record):
                 raise ValueError(f"{paths.POSTHOC}: run {record.run_id}, {cell.place}, was recorded again since: "
                                  f"expected results of the recorded one. Run python {SCRIPT} again")
             done.add((cell.setup, cell.variant, cell.seed))
@@ -66,14 +66,14 @@ def posthoc_part(grid_name: GridLike = PRIMARY_GRID, baseline: str = "ce") -> Gr
     return grid.part(lambda cell: cell.seed in chosen.get((cell.setup, cell.variant), ())) if chosen else None
 
 
-def _digest(record: records.Record) -> str:
-    """As the script names the results of a record."""
+def digest(record: records.Record) -> str:
+    """Names the results that the logits must reproduce: those of a run that was made again are others."""
     text = "".join(record.evaluation(split)["ranks"] for split in ("validation", "test"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def posthoc_ranks(grid_name: GridLike = PRIMARY_GRID) -> dict[Key, NDArray[np.int64]]:
-    """Test ranks (S, n) by setup, variant (what was trained) and method, :data:`PLAIN` and :data:`CHOSEN` among them.
+    """Test ranks (S, n) by setup, variant (what was trained) and method, "none" and "chosen" among them.
 
     Seeds stand in the grid's order. Empty where :func:`posthoc_part` is None.
     """

@@ -19,7 +19,7 @@ from paperlib.tables.performance import (
     rival_speed,
     training_rates,
 )
-from paperlib.tables.posthoc import posthoc_differences, posthoc_sentences
+from paperlib.tables.posthoc import METHODS, posthoc_differences, posthoc_sentences
 from paperlib.tables.runs import (
     accuracies,
     candidate_differences,
@@ -35,7 +35,8 @@ from paperlib.tables.study import verdicts
 from paperlib.tables.synthetic import losses_over_cells, phases, search
 
 __all__ = [
-    "accuracies", "augmentation_rates", "calibration", "candidate_differences", "candidates", "certificates",
+    "METHODS", "accuracies",
+    "augmentation_rates", "calibration", "candidate_differences", "candidates", "certificates",
     "choice_costs", "determinism_costs", "differences", "ensemble_speedups", "environments", "explorer_grids",
     "loss_memory", "loss_shares", "loss_speed", "losses_over_cells", "markdown", "measurements", "phases", "points",
     "posthoc_differences", "posthoc_sentences", "rival_speed", "run_list", "search", "signed", "status",

@@ -7,6 +7,7 @@ from paperlib.analysis.comparisons import PRIMARY_GRID
 from paperlib.grids import GridLike
 from paperlib.tables._text import rows, signed, wide
 
+#: What to call the methods of the document.
 METHODS = {"none": "as they are", "temperature": "temperature", "bias": "bias", "vector": "vector", "matrix": "matrix",
            "bias-topk": "bias, by top-k entropy", "chosen": "chosen on validation"}
 TARGETS = (0.95, 0.99)
