@@ -19,6 +19,8 @@ CALIBRATION = EXPERIMENTS / "tables" / "calibration.json"
 CONVERGENCE = EXPERIMENTS / "tables" / "convergence.json"
 #: How robust the boundaries of trained networks are, by ``experiments/robust_boundary.py``.
 ROBUST_BOUNDARY = EXPERIMENTS / "tables" / "robust_boundary.json"
+#: What changing scores after training is worth, by ``experiments/posthoc.py``.
+POSTHOC = EXPERIMENTS / "tables" / "posthoc.json"
 #: How fast training is, one file a machine, by ``experiments/performance.md``.
 PERFORMANCE = EXPERIMENTS / "tables" / "performance"
 #: The first measurement of bare steps, on another machine.

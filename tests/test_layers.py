@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "theory": {"bayes"},
     "losses": set(),
     "calibration": {"losses"},
+    "posthoc": {"losses"},
     "benchmark": {
         *("config", "records", "environment", "schedules", "data", "models", "losses", "parts", "engine", "ensemble"),
         "train",

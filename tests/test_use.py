@@ -128,6 +128,15 @@ def test_a_half_of_cross_entropy_and_a_late_ramp_are_one_run():
     torch.testing.assert_close(*final, rtol=0, atol=1e-3)
 
 
+def test_scores_are_adjusted_on_images_that_the_network_has_not_seen():
+    space = run_cells("def train(", "posthoc.fit(")
+    held_out, truth = space["held_out"], space["labels"][space["validation"]]
+    before, after = (functional.cross_entropy(scores, truth) for scores in (held_out.double(), space["scores"]))
+    assert after < before and space["scores"].shape == (597, 10)
+    parts = [set(range(1797)[space[name]]) for name in ("training", "validation")]
+    assert not parts[0] & parts[1] and len(parts[0] | parts[1]) == 1797
+
+
 def test_the_forms_are_what_their_comments_say():
     space = run_cells("def train(")
     run_cells("# Class weights", space=space)

@@ -48,6 +48,14 @@ from paperlib.analysis.performance import (
     training_rates,
 )
 from paperlib.analysis.phase import PHASES, gains, joint_regions, overview, richness, search, trade
+from paperlib.analysis.posthoc import (
+    posthoc_candidates,
+    posthoc_differences,
+    posthoc_document,
+    posthoc_part,
+    posthoc_ranks,
+    posthoc_scores,
+)
 from paperlib.analysis.promises import promises
 from paperlib.analysis.robust import robust_differences, robust_document, robust_means, robustness
 from paperlib.analysis.study import complete_pairs, finished, study_verdicts, verdicts_today
@@ -60,7 +68,8 @@ __all__ = [
     "determinism_costs", "difference_bands", "differences", "diverged", "ensemble_speedups", "environments",
     "equivalences", "explorer_document", "explorer_grids", "finished", "gains", "history", "joint_regions",
     "labels", "loss_costs", "loss_memory", "loss_shares", "lowest_losses", "memorisation", "network_document",
-    "networks", "overview", "part_status", "performance_documents", "present", "primary", "probabilities",
+    "networks", "overview", "part_status", "performance_documents", "posthoc_candidates", "posthoc_differences",
+    "posthoc_document", "posthoc_part", "posthoc_ranks", "posthoc_scores", "present", "primary", "probabilities",
     "promises", "ranking", "rates", "regrets", "require_comparable", "richness", "robust_differences",
     "robust_document", "robust_means", "robustness", "runs", "search", "setups_verdict", "size_verdict", "status",
     "step_parts", "study_verdicts", "summary", "trade", "training_rates", "transition_map", "verdicts",

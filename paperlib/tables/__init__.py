@@ -20,6 +20,7 @@ from paperlib.tables.performance import (
     rival_speed,
     training_rates,
 )
+from paperlib.tables.posthoc import METHODS, posthoc_differences, posthoc_sentences
 from paperlib.tables.runs import (
     accuracies,
     candidate_differences,
@@ -35,10 +36,10 @@ from paperlib.tables.study import aim, crossings, equivalences, memorisation, pr
 from paperlib.tables.synthetic import losses_over_cells, phases, search
 
 __all__ = [
-    "accuracies", "aim", "augmentation_rates", "budget_trades", "calibration", "candidate_differences",
+    "METHODS", "accuracies", "aim", "augmentation_rates", "budget_trades", "calibration", "candidate_differences",
     "candidates", "certificates", "choice_costs", "crossings", "determinism_costs", "differences",
     "ensemble_speedups", "environments", "equivalences", "explorer_grids", "lists", "loss_memory", "loss_shares",
-    "loss_speed", "losses_over_cells", "markdown", "measurements", "memorisation", "phases", "points", "price",
-    "primary", "probabilities", "promises", "rival_speed", "run_list", "search", "signed", "status",
-    "training_rates", "verdicts",
+    "loss_speed", "losses_over_cells", "markdown", "measurements", "memorisation", "phases", "points",
+    "posthoc_differences", "posthoc_sentences", "price", "primary", "probabilities", "promises", "rival_speed",
+    "run_list", "search", "signed", "status", "training_rates", "verdicts",
 ]

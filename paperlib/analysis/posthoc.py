@@ -1,0 +1,174 @@
+"""What changing the scores after training is worth: the document of ``experiments/posthoc.py`` beside the records.
+
+A setup counts as soon as its first four seeds are there, and with all of them when they are, as in
+:mod:`paperlib.analysis.study`.
+"""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from paperlib import documents, grids, paths, presets, records, stats
+from paperlib.analysis import frames
+from paperlib.analysis.comparisons import PRIMARY_GRID, PRIMARY_KS
+from paperlib.analysis.study import FEWEST
+from paperlib.grids import Grid, GridLike
+
+SCRIPT = "experiments/posthoc.py --predictions FOLDER"
+#: The scores as they came out of the network, and the method that a run's left-out validation images chose.
+PLAIN, CHOSEN = "none", "chosen"
+
+Key = tuple[str, str, str]
+
+
+def posthoc_document() -> dict[str, Any]:
+    """The document: ``settings``, ``code``, ``environment``, ``core_seconds``, ``cells`` by run id.
+
+    Raises:
+        FileNotFoundError: it is not there; says how to make it.
+        ValueError: it is no such document.
+    """
+    return documents.load(paths.POSTHOC, SCRIPT, {"settings", "code", "environment", "core_seconds", "cells"})
+
+
+def posthoc_part(grid_name: GridLike = PRIMARY_GRID, baseline: str = "ce") -> Grid | None:
+    """The part of a grid that the document covers: whole blocks of first seeds, in setups that have the baseline.
+
+    None: there is no document yet, the grid waits for a preset, or no block is complete.
+
+    Raises:
+        ValueError: a run of the document is not the recorded one.
+    """
+    try:
+        grid, cells = grids.load(grid_name), posthoc_document()["cells"]
+    except (presets.UnfilledPresetError, FileNotFoundError):
+        return None
+    settings = posthoc_document()["settings"]["cells"]
+    done = set()
+    for cell, record in frames.present(grid):
+        if record.run_id in cells:
+            if settings[record.run_id]["results"] != digest(record):
+                raise ValueError(f"{paths.POSTHOC}: run {record.run_id}, {cell.place}, was recorded again since: "
+                                 f"expected results of the recorded one. Run python {SCRIPT} again")
+            done.add((cell.setup, cell.variant, cell.seed))
+    counts = dict.fromkeys((len(grid.seeds), min(FEWEST, len(grid.seeds))))
+    chosen: dict[tuple[str, str], Any] = {}
+    for setup in grid.setups:
+        for count in counts:
+            complete = [name for name in grid.variants
+                        if all((setup, name, seed) in done for seed in grid.seeds[:count])]
+            if baseline in complete:
+                chosen |= {(setup, name): grid.seeds[:count] for name in complete}
+                break
+    return grid.part(lambda cell: cell.seed in chosen.get((cell.setup, cell.variant), ())) if chosen else None
+
+
+def digest(record: records.Record) -> str:
+    """Names the results that the logits must reproduce: those of a run that was made again are others."""
+    text = "".join(record.evaluation(split)["ranks"] for split in ("validation", "test"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def posthoc_ranks(grid_name: GridLike = PRIMARY_GRID) -> dict[Key, NDArray[np.int64]]:
+    """Test ranks (S, n) by setup, variant (what was trained) and method, "none" and "chosen" among them.
+
+    Seeds stand in the grid's order. Empty where :func:`posthoc_part` is None.
+    """
+    part = posthoc_part(grid_name)
+    if part is None:
+        return {}
+    cells = posthoc_document()["cells"]
+    rows: dict[Key, list[NDArray[np.int64]]] = {}
+    for cell, record in frames.joined(part)[1]:
+        found = cells[record.run_id]
+        plain = record.ranks()
+        own = {PLAIN: plain} | {name: plain if method["ranks"] is None else records.decode_ranks(method["ranks"])
+                                for name, method in found["methods"].items()}
+        for name, ranks in (own | {CHOSEN: own[found["chosen"]]}).items():
+            rows.setdefault((cell.setup, cell.variant, name), []).append(ranks)
+    return {key: np.stack(value) for key, value in rows.items()}
+
+
+def posthoc_differences(grid_name: GridLike = PRIMARY_GRID, baseline: str = "ce", ks: tuple[int, ...] = PRIMARY_KS,
+                        level: float = 0.95) -> pd.DataFrame:
+    """Accuracy of networks with changed scores, and without, minus that of a loss whose scores are as they are.
+
+    Args:
+        grid_name: the grid.
+        baseline: variant to subtract, with plain scores.
+        ks: values of k.
+        level: joint confidence of the t intervals of one network and method, over all setups of the grid and all k
+            (Bonferroni).
+
+    Returns:
+        Columns: setup, variant, method, k, mean, sd, n (seeds), low, high. Empty while nothing is complete; a setup
+        without the baseline, or with fewer seeds of it, is left out.
+    """
+    ranks = posthoc_ranks(grid_name)
+    together = len(grids.load(grid_name).setups) * len(ks) if ranks else 1
+    rows: list[dict[str, Any]] = []
+    for setup, variant, method, own, other in _pairs(ranks, baseline):
+        for k in ks:
+            gaps = (own <= k).mean(axis=1) - (other <= k).mean(axis=1)
+            rows.append({"setup": setup, "variant": variant, "method": method, "k": k,
+                         **stats.paired_t_interval(gaps, level, together)._asdict()})
+    return pd.DataFrame(rows, columns=["setup", "variant", "method", "k", "mean", "sd", "n", "low", "high"])
+
+
+def posthoc_candidates(grid_name: GridLike = PRIMARY_GRID, baseline: str = "ce",
+                       targets: tuple[float, ...] = (0.95, 0.99), level: float = 0.95, draws: int = 1000,
+                       methods: tuple[str, ...] = (PLAIN, CHOSEN)) -> pd.DataFrame:
+    """How many candidates more than the baseline with plain scores; negative is fewer. Paired two-way bootstrap.
+
+    Columns: setup, variant, method, target, difference, low, high, n (seeds).
+    """
+    rows: list[dict[str, Any]] = []
+    for setup, variant, method, own, other in _pairs(posthoc_ranks(grid_name), baseline):
+        if method not in methods:
+            continue
+        for target in targets:
+            band = stats.smallest_k_difference(own, other, target, level, draws)
+            rows.append({"setup": setup, "variant": variant, "method": method, "target": target,
+                         "difference": band.estimate, "low": band.low, "high": band.high, "n": len(own)})
+    return pd.DataFrame(rows, columns=["setup", "variant", "method", "target", "difference", "low", "high", "n"])
+
+
+def _pairs(ranks: dict[Key, NDArray[np.int64]],
+           baseline: str) -> list[tuple[str, str, str, NDArray[np.int64], NDArray[np.int64]]]:
+    """What is compared: of common first seeds, but not the baseline with itself."""
+    found = []
+    for (setup, variant, method), own in ranks.items():
+        other = ranks.get((setup, baseline, PLAIN))
+        if other is not None and len(other) == len(own) and (variant, method) != (baseline, PLAIN):
+            found.append((setup, variant, method, own, other))
+    return found
+
+
+def posthoc_scores(grid_name: GridLike = PRIMARY_GRID) -> pd.DataFrame:
+    """What the methods do to probabilities, and how they were fitted.
+
+    Columns: setup, variant, method, nll (nats), ece (means over seeds, test images), temperature (mean), penalty
+    (median; inf: ranks left alone), chosen (share of the runs that chose it), n (seeds).
+    """
+    columns = ["setup", "variant", "method", "nll", "ece", "temperature", "penalty", "chosen", "n"]
+    part = posthoc_part(grid_name)
+    if part is None:
+        return pd.DataFrame(columns=columns)
+    cells, rows = posthoc_document()["cells"], []
+    for cell, record in frames.joined(part)[1]:
+        plain = record.evaluation("test")
+        place = {"setup": cell.setup, "variant": cell.variant}
+        rows.append({**place, "method": PLAIN, "nll": plain["nll"], "ece": plain["ece"], "temperature": 1.0,
+                     "penalty": np.inf, "chosen": 0.0})
+        found = cells[record.run_id]
+        rows += [{**place, "method": name, "nll": method["nll"], "ece": method["ece"],
+                  "temperature": method["temperature"], "penalty": float(method["penalty"]),
+                  "chosen": float(name == found["chosen"])} for name, method in found["methods"].items()]
+    grouped = pd.DataFrame(rows).groupby(["setup", "variant", "method"], sort=False)
+    middle = grouped["penalty"].agg(lambda values: sorted(values)[(len(values) - 1) // 2])  # a mean of inf is none
+    table = grouped.agg(nll=("nll", "mean"), ece=("ece", "mean"), temperature=("temperature", "mean"),
+                        chosen=("chosen", "mean"), n=("nll", "size"))
+    return table.assign(penalty=middle).reset_index()[columns]
