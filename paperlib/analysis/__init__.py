@@ -7,6 +7,15 @@ themselves are found to do (``calibration``), what they cost and how fast traini
 from paperlib.analysis.calibrated import calibration, calibration_document
 from paperlib.analysis.choice import choices, ranking, rates, transition_map
 from paperlib.analysis.claims import part_status, setups_verdict, size_verdict, verdicts
+from paperlib.analysis.classes import (
+    class_differences,
+    class_document,
+    class_hits,
+    class_spread,
+    counted,
+    reliability,
+    score_differences,
+)
 from paperlib.analysis.comparisons import crossings, equivalences, memorisation, primary, probabilities
 from paperlib.analysis.convergence import (
     convergence,
@@ -52,14 +61,15 @@ from paperlib.analysis.study import complete_pairs, finished, study_verdicts, ve
 
 __all__ = [
     "EXPLORER_TARGETS", "Network", "PHASES", "augmentation_rates", "calibration", "calibration_document",
-    "candidate_differences", "candidates", "certificates", "choice_costs", "choices", "complete_pairs",
-    "convergence", "convergence_document", "convergence_gaps", "convergence_ways", "cost_document", "crossings",
-    "curve_bands", "curves", "determinism_costs", "difference_bands", "differences", "diverged",
-    "ensemble_speedups", "environments", "equivalences", "explorer_document", "explorer_grids", "finished", "gains",
-    "history", "joint_regions", "labels", "loss_costs", "loss_memory", "loss_shares", "lowest_losses",
-    "memorisation", "network_document", "networks", "overview", "part_status", "performance_documents", "present",
-    "primary", "probabilities", "ranking", "rates", "regrets", "require_comparable", "richness",
-    "robust_differences", "robust_document", "robust_means", "robustness", "runs", "search", "setups_verdict",
+    "candidate_differences", "candidates", "certificates", "choice_costs", "choices", "class_differences",
+    "class_document", "class_hits", "class_spread", "complete_pairs", "convergence", "convergence_document",
+    "convergence_gaps", "convergence_ways", "cost_document", "counted", "crossings", "curve_bands", "curves",
+    "determinism_costs", "difference_bands", "differences", "diverged", "ensemble_speedups", "environments",
+    "equivalences", "explorer_document", "explorer_grids", "finished", "gains", "history", "joint_regions",
+    "labels", "loss_costs", "loss_memory", "loss_shares", "lowest_losses", "memorisation", "network_document",
+    "networks", "overview", "part_status", "performance_documents", "present", "primary", "probabilities",
+    "ranking", "rates", "regrets", "reliability", "require_comparable", "richness", "robust_differences",
+    "robust_document", "robust_means", "robustness", "runs", "score_differences", "search", "setups_verdict",
     "size_verdict", "status", "step_parts", "study_verdicts", "summary", "trade", "training_rates",
     "transition_map", "verdicts", "verdicts_today",
 ]
