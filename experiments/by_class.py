@@ -139,8 +139,8 @@ def check(found: Sequence[Record], images: Images) -> None:
     for record in found:
         if record.data["checksum"] != images.about["checksum"]:
             raise ValueError(f"record {record.run_id} was made with data of checksum {record.data['checksum']}, and "
-                             f"the {images.about['dataset']} at hand has {images.about['checksum']}: expected the same "
-                             "data, which PAPERLIB_DATA points at")
+                             f"the {images.about['dataset']} at hand has {images.about['checksum']}: expected the "
+                             "same data, which PAPERLIB_DATA points at")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,7 +16,7 @@ class Reliability(NamedTuple):
 
     predicted: NDArray[np.float64]
     right: NDArray[np.float64]
-    count: NDArray[np.int64]
+    samples: NDArray[np.int64]
 
 
 def mass(logits: ArrayLike, k: int) -> NDArray[np.float64]:
@@ -64,7 +64,7 @@ def calibration_error(table: Reliability) -> float:
 
     It is above 0 also for exact probabilities, since each bin has finitely many samples: :func:`calibration_floor`.
     """
-    return float(np.average(np.abs(table.predicted - table.right), weights=table.count))
+    return float(np.average(np.abs(table.predicted - table.right), weights=table.samples))
 
 
 def calibration_floor(table: Reliability) -> float:
@@ -73,8 +73,8 @@ def calibration_floor(table: Reliability) -> float:
     Each bin then misses by :math:`\sqrt{2/\pi}` standard deviations of a share on average. All samples of a bin are
     taken to have the bin's mean probability, which makes it a little too large.
     """
-    misses = np.sqrt(2 / np.pi * table.predicted * (1 - table.predicted) / table.count)
-    return float(np.average(misses, weights=table.count))
+    misses = np.sqrt(2 / np.pi * table.predicted * (1 - table.predicted) / table.samples)
+    return float(np.average(misses, weights=table.samples))
 
 
 class Groups(NamedTuple):

@@ -162,7 +162,7 @@ def _disjoint(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.floa
 
     For arrays (draws, S, 2, C), centred over classes: the mean of :math:`x_{s,h} y_{s',h'}` over seeds
     :math:`s \ne s'` and halves :math:`h \ne h'`, over classes divided by C - 1. The noise of both factors is
-    independent, so it drops out on average, also where ``x`` is ``y``: the method of moments for a variance of effects.
+    independent, so it drops out on average, also where ``x`` is ``y``: the method of moments for a variance.
     """
     x, y = (values - values.mean(axis=-1, keepdims=True) for values in (x, y))
     seeds, classes = x.shape[-3], x.shape[-1]
