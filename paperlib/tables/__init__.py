@@ -6,6 +6,7 @@ pages that have it already.
 """
 
 from paperlib.tables._text import markdown, points, signed
+from paperlib.tables.classes import class_effects, class_sentence, probabilities, probability_sentence, scores
 from paperlib.tables.performance import (
     augmentation_rates,
     calibration,
@@ -35,7 +36,8 @@ from paperlib.tables.synthetic import losses_over_cells, phases, search
 
 __all__ = [
     "accuracies", "augmentation_rates", "calibration", "candidate_differences", "candidates", "certificates",
-    "choice_costs", "determinism_costs", "differences", "ensemble_speedups", "environments", "explorer_grids",
-    "loss_memory", "loss_shares", "loss_speed", "losses_over_cells", "markdown", "measurements", "phases",
-    "points", "rival_speed", "run_list", "search", "signed", "status", "training_rates", "verdicts",
+    "choice_costs", "class_effects", "class_sentence", "determinism_costs", "differences", "ensemble_speedups",
+    "environments", "explorer_grids", "loss_memory", "loss_shares", "loss_speed", "losses_over_cells", "markdown",
+    "measurements", "phases", "points", "probabilities", "probability_sentence", "rival_speed", "run_list",
+    "scores", "search", "signed", "status", "training_rates", "verdicts",
 ]
