@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from paperlib.figures._style import WIDTH, Labels, Plotted, looks, style
 from paperlib.figures.phase import gains_forest
@@ -35,14 +36,14 @@ def class_gains(differences: pd.DataFrame, spread: pd.DataFrame, variant: str, l
     slopes = spread[spread["variant"] == variant].set_index(["setup", "k"])["slope"]
     setups, (colour, marker) = list(frame["setup"].unique()), looks([variant])[variant]
     with style():
-        figure = plt.figure(figsize=(WIDTH, 0.5 + 3.0 * len(setups)))
-        head, *parts = figure.subfigures(1 + len(setups), 1, height_ratios=[0.5, *[3.0] * len(setups)])
+        figure = plt.figure(figsize=(WIDTH, 0.7 + 3.0 * len(setups)))
+        head, *parts = figure.subfigures(1 + len(setups), 1, height_ratios=[0.7, *[3.0] * len(setups)])
         for part, setup in zip(parts, setups, strict=True):
             grid = part.subplots(1, len(ks), sharey=True, squeeze=False)[0]
             for axes, k in zip(grid, ks, strict=True):
                 rows = frame[(frame["setup"] == setup) & (frame["k"] == k)]
                 told = rows["p"] < _ALPHA
-                axes.axhline(0, color=".4", linewidth=1, zorder=0)
+                axes.axhline(0, color=".4", linewidth=1, zorder=0.8)  # above the grid
                 for chosen, face in ((~told, "none"), (told, colour)):
                     axes.plot(rows["baseline"][chosen], rows["mean"][chosen], color=colour, marker=marker,
                               linestyle="", markersize=5, markerfacecolor=face, alpha=0.8)
@@ -54,16 +55,21 @@ def class_gains(differences: pd.DataFrame, spread: pd.DataFrame, variant: str, l
                 extreme = pd.concat([ordered[ordered["mean"] < 0].head(_NAMED),
                                      ordered[ordered["mean"] > 0].tail(_NAMED)])
                 for row in extreme.to_dict("records"):
-                    axes.annotate(row["name"].replace("_", " "), (row["baseline"], row["mean"]), (6, 0), fontsize=11,
-                                  textcoords="offset points", va="center")
+                    left = row["baseline"] > (rows["baseline"].min() + rows["baseline"].max()) / 2  # stay in the panel
+                    axes.annotate(row["name"].replace("_", " "), (row["baseline"], row["mean"]),
+                                  (-6 if left else 6, 0), fontsize=11, textcoords="offset points", va="center", ha="right" if left else "left",
+                                  path_effects=[withStroke(linewidth=3, foreground="white")])
                 axes.set_title(f"top-{k}", loc="left")
                 axes.set_xlabel(f"{baseline},\ntop-{k} of the class (%)")
                 axes.margins(0.06)
             grid[0].set_ylabel("gain of the class\n(points)")
             part.suptitle((labels or {}).get(setup, setup), fontsize=13, x=0.02, ha="left")
         name = (labels or {}).get(variant, variant)
-        handles = [Line2D([], [], color=colour, marker=marker, linestyle="", label=f"{name}: a class"),
-                   Line2D([], [], color="black", linestyle="--", linewidth=1.5, label="slope without chance")]
+        handles = [Line2D([], [], color=colour, marker=marker, linestyle="", markerfacecolor="none",
+                          label=f"{name}: a class"),
+                   Line2D([], [], color="black", linestyle="--", linewidth=1.5, label="slope, chance removed")]
+        if (frame["p"] < _ALPHA).any():
+            handles.insert(1, Line2D([], [], color=colour, marker=marker, linestyle="", label="told from 0"))
         head.legend(handles=handles, loc="center", ncols=2, handletextpad=0.4)
         plt.close(figure)
     return figure, frame
@@ -84,6 +90,7 @@ def superclass_forest(differences: pd.DataFrame, variant: str, labels: Labels = 
     gains = own.assign(gain=own["mean"], variant=own["name"])[["setup", "variant", "k", "gain", "low", "high", "p"]]
     names = {name: _two_lines(name.replace("_", " ")) for name in own["name"].unique()}
     figure, frame = gains_forest(gains, {**(labels or {}), **names}, ks)
+    figure.set_figheight(1.5 + 0.46 * len(names))  # room for names of two lines
     return figure, frame.rename(columns={"variant": "superclass"})
 
 
@@ -104,7 +111,7 @@ def reliability_diagram(reliability: pd.DataFrame, labels: Labels = None) -> Plo
         figure, grid = plt.subplots(len(setups), len(ks), figsize=(WIDTH, 1.0 + 3.0 * len(setups)), squeeze=False)
         for row, setup in zip(grid, setups, strict=True):
             for axes, k in zip(row, ks, strict=True):
-                axes.axline((0, 0), slope=1, color=".4", linewidth=1, zorder=0)
+                axes.axline((0, 0), slope=1, color=".4", linewidth=1, zorder=0.8)
                 for variant, (colour, marker) in look.items():
                     own = frame[(frame["setup"] == setup) & (frame["variant"] == variant) & (frame["k"] == k)]
                     axes.plot(own["predicted"], own["right"], color=colour, marker=marker, markersize=5, linewidth=1.2,

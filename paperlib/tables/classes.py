@@ -83,7 +83,7 @@ def class_sentence(spread: pd.DataFrame, differences: pd.DataFrame, setup: str, 
                  f"{100 * row.spread:.1f} {interval} points. ")
     else:
         text += (f"That true effects differ from class to class is not shown: their standard deviation is "
-                 f"{100 * row.spread:.1f} {interval} points, while noise makes it look like {100 * row.observed:.1f}. ")
+                 f"{100 * row.spread:.1f} {interval} points, and noise makes it look like {100 * row.observed:.1f}. ")
     per = f"{_slope(row)} points for each 10 points that cross entropy is worse on a class"
     if row.slope_high < 0:
         return text + f"Hard classes come out better than easy ones: {per}."
@@ -94,7 +94,7 @@ def class_sentence(spread: pd.DataFrame, differences: pd.DataFrame, setup: str, 
 
 def probability_sentence(frame: pd.DataFrame, setup: str, variant: str) -> str:
     """What a loss does to likelihood, calibration and order in a setup, in words that the intervals allow."""
-    own = frame[(frame["setup"] == setup) & (frame["variant"] == variant)].set_index("quantity")
+    own = frame[frame["setup"].eq(setup) & frame["variant"].eq(variant)].set_index("quantity")
     words = {"nll": ("gives the right class less probability", "gives the right class more probability",
                      "cannot be told to change the likelihood"),
              "ece": ("is calibrated worse", "is calibrated better", "cannot be told to change the calibration"),
