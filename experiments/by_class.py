@@ -34,11 +34,12 @@ class Images:
         groups = data.DATASETS[config.dataset](config).superclass
         coarse = data.DATASETS.get(f"{config.dataset}_superclasses")
         self.labels = splits.test.labels.numpy()
-        classes = splits.num_classes
+        self.ks = [k for k in KS if k < splits.num_classes]
+        self.classes = splits.num_classes
         # Every second image of a class is of one half, the others of the other: what one half's chance favours, the
         # other's does not.
         self.half = np.zeros(len(self.labels), dtype=np.int64)
-        for label in range(classes):
+        for label in range(self.classes):
             self.half[self.labels == label] = np.arange(np.sum(self.labels == label)) % 2
         self.about: dict[str, Any] = {
             "dataset": config.dataset, "checksum": splits.checksum, "classes": list(splits.class_names),
@@ -48,14 +49,14 @@ class Images:
 
     def by_class(self, chosen: np.ndarray) -> list[list[int]]:
         """How many of the chosen images each class has, for each half: (2, C)."""
-        classes = int(self.labels.max()) + 1
-        return [np.bincount(self.labels[chosen & (self.half == half)], minlength=classes).tolist() for half in (0, 1)]
+        return [np.bincount(self.labels[chosen & (self.half == half)], minlength=self.classes).tolist()
+                for half in (0, 1)]
 
 
 def hits(record: Record, images: Images) -> dict[str, list[list[int]]]:
     """How many images of each half and class have their label among the first k, by k."""
     ranks = record.ranks("test")
-    return {str(k): images.by_class(ranks <= k) for k in KS if k <= record.evaluation("test")["num_classes"]}
+    return {str(k): images.by_class(ranks <= k) for k in images.ks}
 
 
 def scores(record: Record, images: Images, folder: Path) -> dict[str, Any]:
@@ -155,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = to_count(chosen.grids)
     images = Images(RunConfig.from_dict(found[0].config))
     check(found, images)
-    shared = {"ks": list(KS), "list": LIST, "bins": BINS, "data": images.about}
+    shared = {"ks": images.ks, "list": LIST, "bins": BINS, "data": images.about}
     before = earlier(chosen.out, shared)
     asked = {record.run_id for record in found}
     found += [record for record in records.load() if record.run_id in before and record.run_id not in asked]

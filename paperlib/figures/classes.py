@@ -57,7 +57,8 @@ def class_gains(differences: pd.DataFrame, spread: pd.DataFrame, variant: str, l
                 for row in extreme.to_dict("records"):
                     left = row["baseline"] > (rows["baseline"].min() + rows["baseline"].max()) / 2  # stay in the panel
                     axes.annotate(row["name"].replace("_", " "), (row["baseline"], row["mean"]),
-                                  (-6 if left else 6, 0), fontsize=11, textcoords="offset points", va="center", ha="right" if left else "left",
+                                  (-6 if left else 6, 0), fontsize=11, textcoords="offset points", va="center",
+                                  ha="right" if left else "left",
                                   path_effects=[withStroke(linewidth=3, foreground="white")])
                 axes.set_title(f"top-{k}", loc="left")
                 axes.set_xlabel(f"{baseline},\ntop-{k} of the class (%)")
