@@ -234,7 +234,7 @@ def simulated(monkeypatch, rng, *, number=300, seeds=4, slope=0.0, spread=0.0, s
     gain = shift + slope * (accuracy - 0.55) + rng.normal(0, spread, number)
     # Images are easier or harder for both losses and all seeds, and each seed has its own luck with each class.
     hits = {}
-    difficulty = rng.normal(0, 0.25, (2, number, 50))
+    difficulty = rng.uniform(-0.15, 0.15, (2, number, 50))
     for variant, mean in (("ce", accuracy), ("ramp", accuracy + gain)):
         luck = rng.normal(0, 0.03, (seeds, 1, number, 1))
         chance = np.clip(mean[:, None] + difficulty + luck, 0, 1)
@@ -253,7 +253,8 @@ def test_chance_alone_is_no_spread_and_no_help_for_hard_classes(monkeypatch):
     assert table["mean"].mean() == pytest.approx(0.02, abs=0.003)
     assert table["observed"].min() > 0.025, "the plain spread is that of the noise"
     assert table["spread"].mean() < 0.008 and (table["spread_low"] == 0).mean() >= 0.8
-    assert (table["naive"] < -0.015).all(), "regression to the mean makes hard classes look helped"
+    assert (table["naive"] < 0).all(), "regression to the mean makes hard classes look helped"
+    assert table["naive"].mean() < -0.02
     assert abs(table["slope"].mean()) < 0.008
     assert ((table["slope_low"] < 0) & (table["slope_high"] > 0)).mean() >= 0.75
 
@@ -326,6 +327,7 @@ def test_predictions_of_another_run_are_refused_and_missing_ones_named(trained):
     other.write_bytes(one.read_bytes())
     with pytest.raises(ValueError, match=f"not those of record {grid.cells[1].config.run_id}"):
         count("small", "--predictions", str(kept))
+    paths.CLASSES.unlink()  # it holds the first run
     changed = predictions.load(kept, one.stem, "test")
     predictions.save(kept, one.stem, {"test": predictions.Predictions(changed.logits, changed.labels[::-1])})
     with pytest.raises(ValueError, match="its labels are not those of the test images of digits"):
@@ -370,13 +372,13 @@ def test_sentences_of_probabilities_say_what_intervals_allow():
     frame = pd.DataFrame([{"setup": "all", "variant": "ramp", "quantity": quantity, "mean": 1.0, "n": 3,
                            "difference": mean, "low": low, "high": high} for quantity, mean, low, high in rows])
     text = tables.probability_sentence(frame, "all", "ramp")
-    assert text == ("It gives the right class less probability (+0.10 [+0.05, +0.15] nats), is calibrated better (−2.0 "
-                    "[−3.0, −1.0] points), and cannot be told to change the order inside the list (0.0 [−1.0, +1.0] "
-                    "points).")
+    assert text == ("It gives the right class less probability (+0.10 [+0.05, +0.15] nats), is calibrated better "
+                    "(−2.0 [−3.0, −1.0] points), and cannot be told to change the order inside the list "
+                    "(0.0 [−1.0, +1.0] points).")
 
 
 def test_tables_put_losses_beside_cross_entropy(study):
-    filled(study, 3)
+    filled(study, 8)
     count("small")
     effects = tables.class_effects("small", ks=(1,))
     assert effects["told to gain, to lose"].tolist() == ["1, 0"] and effects["loss"].tolist() == [
@@ -398,8 +400,8 @@ def test_classes_told_from_zero_are_filled_and_named():
 
 
 def test_the_forest_has_a_row_a_superclass():
-    figure, frame = figures.superclass_forest(class_frame().assign(name=["large natural outdoor_scenes", "b", "c"] * 2),
-                                              "ramp", ks=(5,))
+    frame = class_frame().assign(name=["large natural outdoor_scenes", "b", "c"] * 2)
+    figure, frame = figures.superclass_forest(frame, "ramp", ks=(5,))
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["large natural\noutdoor scenes", "b", "c"]
     assert frame["gain"].tolist() == pytest.approx([-4, 2, 3])

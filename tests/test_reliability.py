@@ -26,7 +26,7 @@ def exact() -> tuple[np.ndarray, np.ndarray]:
 def test_exact_probabilities_miss_by_the_floor_alone(exact, k):
     table = reliability.reliability(*exact, k)
     error, floor = reliability.calibration_error(table), reliability.calibration_floor(table)
-    assert error == pytest.approx(floor, rel=0.6) and floor < 0.01
+    assert error == pytest.approx(floor, rel=0.6) and floor < 0.02
     assert table.samples.sum() == 20_000 and np.ptp(table.samples) <= 1
     assert (np.diff(table.predicted) > 0).all()
     sure = reliability.reliability(3 * exact[0], exact[1], k)

@@ -190,8 +190,9 @@ def class_spread(grid_name: GridLike, baseline: str = "ce", level: float = 0.95,
         seed: of the resamples.
 
     Returns:
-        Columns: setup, variant, k, n (seeds), mean (difference over all classes), observed, naive, spread (0 where the
-        moments are negative), spread_low, spread_high, slope, slope_low, slope_high (all NaN with one seed).
+        Columns: setup, variant, k, n (seeds), mean (difference over all classes), observed, naive, spread (0 where
+        the moments are negative), spread_low, spread_high, slope, slope_low, slope_high (all NaN with one seed; slopes
+        also where the baseline is equally good at all classes).
     """
     document, hits = class_document(), class_hits(grid_name)
     frames.require_variant(hits, baseline)
@@ -208,7 +209,7 @@ def class_spread(grid_name: GridLike, baseline: str = "ce", level: float = 0.95,
             row: dict[str, Any] = {"setup": setup, "variant": variant, "k": k, "n": len(gain)}
             mean_gain, mean_accuracy = gain.mean(axis=(0, 1)), accuracy.mean(axis=(0, 1))
             row |= {"mean": mean_gain.mean(), "observed": mean_gain.std(ddof=1),
-                    "naive": np.cov(mean_gain, mean_accuracy)[0, 1] / mean_accuracy.var(ddof=1)}
+                    "naive": _ratio(*np.cov(mean_accuracy, mean_gain)[0, ::-1])}
             row |= {f"{name}{end}": np.nan for name in ("spread", "slope") for end in ("", "_low", "_high")}
             if len(gain) > 1:
                 again = [np.moveaxis(values[..., picks], -2, 0) for values in (gain, accuracy)]
@@ -223,7 +224,12 @@ def _spread(gain: NDArray[np.float64], accuracy: NDArray[np.float64]) -> NDArray
 
 
 def _slope(gain: NDArray[np.float64], accuracy: NDArray[np.float64]) -> NDArray[np.float64]:
-    return _disjoint(gain, accuracy) / _disjoint(accuracy, accuracy)
+    return _ratio(_disjoint(gain, accuracy), _disjoint(accuracy, accuracy))
+
+
+def _ratio(above: Any, below: Any) -> NDArray[np.float64]:
+    """NaN where all classes are equally hard."""
+    return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=np.asarray(below) != 0)
 
 
 def _estimate(name: str, of: Callable[..., NDArray[np.float64]], observed: Any, again: Any,
