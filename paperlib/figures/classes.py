@@ -37,7 +37,8 @@ def class_gains(differences: pd.DataFrame, spread: pd.DataFrame, variant: str, l
     setups, (colour, marker) = list(frame["setup"].unique()), looks([variant])[variant]
     with style():
         figure = plt.figure(figsize=(WIDTH, 0.7 + 3.0 * len(setups)))
-        head, *parts = figure.subfigures(1 + len(setups), 1, height_ratios=[0.7, *[3.0] * len(setups)])
+        head, *parts = figure.subfigures(1 + len(setups), 1, squeeze=False,
+                                         height_ratios=[0.7, *[3.0] * len(setups)])[:, 0]
         for part, setup in zip(parts, setups, strict=True):
             grid = part.subplots(1, len(ks), sharey=True, squeeze=False)[0]
             for axes, k in zip(grid, ks, strict=True):
