@@ -103,7 +103,8 @@ def class_differences(grid_name: GridLike, baseline: str = "ce", level: float = 
     Returns:
         Columns: setup, variant, k, name, group (superclass of a class), baseline (its accuracy), mean (difference of
         accuracies), sd, n (seeds), low, high, p (adjusted over all classes of the setup, variant and k), test (how:
-        sign flips of whole seeds with the largest absolute t, or with fewer than eight seeds t tests with Holm's correction).
+        sign flips of whole seeds with the largest absolute t, or with fewer than eight seeds t tests with Holm's
+        correction).
 
     Raises:
         ValueError: unknown baseline or ``by``, or no superclasses.
