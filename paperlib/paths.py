@@ -27,3 +27,5 @@ PERFORMANCE = EXPERIMENTS / "tables" / "performance"
 EARLIER_RATES = EXPERIMENTS / "tables" / "earlier_rates.json"
 #: Weights of networks whose decision regions are drawn, by ``experiments/networks.py``.
 NETWORKS = EXPERIMENTS / "tables" / "networks.json"
+#: How often each run is right for each class, by ``experiments/by_class.py``.
+CLASSES = EXPERIMENTS / "tables" / "classes.json"

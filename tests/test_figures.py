@@ -75,6 +75,21 @@ def map_table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def class_frames() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Gains of three classes, the slopes, and the reliability of two losses."""
+    differences = pd.DataFrame([
+        {"setup": "all", "variant": "ramp", "k": k, "name": name, "group": "animals", "baseline": 0.3 * place,
+         "mean": 0.02 * place - 0.03, "low": -0.05, "high": 0.05, "p": 0.01 + 0.03 * place}
+        for k in (1, 5) for place, name in enumerate(("bear", "bee", "cattle"))])
+    spread = pd.DataFrame([{"setup": "all", "variant": "ramp", "k": k, "slope": slope}
+                           for k, slope in ((1, 0.1), (5, np.nan))])
+    scores = pd.DataFrame([{"setup": setup, "variant": variant, "k": k, "bin": place, "predicted": 0.3 * place,
+                            "right": 0.2 * place, "n": 3}
+                           for setup in ("all", "fifth") for variant in ("ce", "ramp") for k in (1, 5)
+                           for place in range(4)])
+    return differences, spread, scores
+
+
 def phase_frames() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Gains of a map of two by two cells, what is rich in it, and networks of two losses."""
     gains = pd.DataFrame([
@@ -111,6 +126,9 @@ ALL = {
     "split_objectives": lambda names: figures.split_objectives(three_segments(0.4, 0.4, (0.5, 0.5))),
     "gap_of_knobs": lambda names: figures.gap_of_knobs(points=21, solved=3),
     "transition_map": lambda names: figures.transition_map(map_table(), names),
+    "class_gains": lambda names: figures.class_gains(*class_frames()[:2], "ramp", names),
+    "superclass_forest": lambda names: figures.superclass_forest(class_frames()[0], "ramp"),
+    "reliability_diagram": lambda names: figures.reliability_diagram(class_frames()[2], names),
     "decision_regions": lambda names: figures.decision_regions(MODELS, points=20),
     "loss_against_topk": lambda names: figures.loss_against_topk(study_frames()[0], {"recipe": "A", "long": "B"}),
     "robust_curves": lambda names: figures.robust_curves(study_frames()[1]),
@@ -120,8 +138,10 @@ ALL = {
                                                                phase_frames()[2], names),
 }
 NO_VARIANTS = {"loss_curves", "class_regions", "split_objectives", "gap_of_knobs", "decision_regions",
-               "training_rates", "step_parts", "loss_against_topk", "robust_curves", "transition_map", "budget_curves"}
-BARS = {"candidates_forest", "training_rates", "step_parts", "gains_forest"}  # ticks are the losses, or the networks
+               "training_rates", "step_parts", "loss_against_topk", "robust_curves", "transition_map",
+               "superclass_forest", "budget_curves"}
+# Ticks are the losses, or the networks, or the superclasses.
+BARS = {"candidates_forest", "training_rates", "step_parts", "gains_forest", "superclass_forest"}
 COLOUR_BARS = {"gap_of_knobs", "phase_diagram"}  # the last axes are a colour bar
 
 

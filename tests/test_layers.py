@@ -18,6 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "counts": set(),
     "bayes": set(),
     "robustness": {"bayes"},
+    "reliability": set(),
     "theory": {"bayes"},
     "losses": set(),
     "calibration": {"losses"},
@@ -61,7 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 NO_TORCH = [
     *("paths", "config", "counts", "presets", "grids", "records", "documents", "predictions", "metrics", "bayes"),
-    *("theory", "stats", "robustness", "analysis", "figures", "tables", "kit", "sweep"),
+    *("theory", "stats", "robustness", "reliability", "analysis", "figures", "tables", "kit", "sweep"),
 ]
 
 

@@ -8,6 +8,15 @@ from paperlib.analysis.budget import BUDGET_GRIDS, budget_order, budget_points, 
 from paperlib.analysis.calibrated import calibration, calibration_document
 from paperlib.analysis.choice import choices, ranking, rates, transition_map
 from paperlib.analysis.claims import part_status, setups_verdict, size_verdict, verdicts
+from paperlib.analysis.classes import (
+    class_differences,
+    class_document,
+    class_hits,
+    class_spread,
+    counted,
+    reliability,
+    score_differences,
+)
 from paperlib.analysis.comparisons import aim, crossings, equivalences, memorisation, primary, probabilities
 from paperlib.analysis.convergence import (
     convergence,
@@ -63,15 +72,16 @@ from paperlib.analysis.study import complete_pairs, finished, study_verdicts, ve
 __all__ = [
     "BUDGET_GRIDS", "EXPLORER_TARGETS", "Network", "PHASES", "aim", "augmentation_rates", "budget_order",
     "budget_points", "budget_trades", "calibration", "calibration_document", "candidate_differences", "candidates",
-    "certificates", "choice_costs", "choices", "complete_pairs", "convergence", "convergence_document",
-    "convergence_gaps", "convergence_ways", "core_minutes", "cost_document", "crossings", "curve_bands", "curves",
-    "determinism_costs", "difference_bands", "differences", "diverged", "ensemble_speedups", "environments",
-    "equivalences", "explorer_document", "explorer_grids", "finished", "gains", "history", "joint_regions",
-    "labels", "loss_costs", "loss_memory", "loss_shares", "lowest_losses", "memorisation", "network_document",
-    "networks", "overview", "part_status", "performance_documents", "posthoc_candidates", "posthoc_differences",
-    "posthoc_document", "posthoc_part", "posthoc_ranks", "posthoc_scores", "present", "primary", "probabilities",
-    "promises", "ranking", "rates", "regrets", "require_comparable", "richness", "robust_differences",
-    "robust_document", "robust_means", "robustness", "runs", "search", "setups_verdict", "size_verdict", "status",
-    "step_parts", "study_verdicts", "summary", "trade", "training_rates", "transition_map", "verdicts",
-    "verdicts_today",
+    "certificates", "choice_costs", "choices", "class_differences", "class_document", "class_hits", "class_spread",
+    "complete_pairs", "convergence", "convergence_document", "convergence_gaps", "convergence_ways",
+    "core_minutes", "cost_document", "counted", "crossings", "curve_bands", "curves", "determinism_costs",
+    "difference_bands", "differences", "diverged", "ensemble_speedups", "environments", "equivalences",
+    "explorer_document", "explorer_grids", "finished", "gains", "history", "joint_regions", "labels", "loss_costs",
+    "loss_memory", "loss_shares", "lowest_losses", "memorisation", "network_document", "networks", "overview",
+    "part_status", "performance_documents", "posthoc_candidates", "posthoc_differences", "posthoc_document",
+    "posthoc_part", "posthoc_ranks", "posthoc_scores", "present", "primary", "probabilities", "promises",
+    "ranking", "rates", "regrets", "reliability", "require_comparable", "richness", "robust_differences",
+    "robust_document", "robust_means", "robustness", "runs", "score_differences", "search", "setups_verdict",
+    "size_verdict", "status", "step_parts", "study_verdicts", "summary", "trade", "training_rates",
+    "transition_map", "verdicts", "verdicts_today",
 ]

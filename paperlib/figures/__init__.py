@@ -20,16 +20,20 @@ from matplotlib.lines import Line2D
 
 from paperlib.figures._style import WIDTH, Labels, Plotted, looks, style
 from paperlib.figures.budget import budget_curves
+from paperlib.figures.classes import class_gains, reliability_diagram, superclass_forest
 from paperlib.figures.map import transition_map
 from paperlib.figures.performance import step_parts, training_rates
 from paperlib.figures.phase import gains_forest, phase_diagram, tradeoff_regions
 from paperlib.figures.synthetic import decision_regions, gap_of_knobs, split_objectives
 from paperlib.figures.training import loss_against_topk, robust_curves
 
-__all__ = ["WIDTH", "budget_curves", "candidates_forest", "class_regions", "decision_regions", "difference_curves",
-           "differences", "gains_forest", "gap_of_knobs", "looks", "loss_against_topk", "loss_curves",
-           "phase_diagram", "robust_curves", "split_objectives", "step_parts", "style", "topk_curves", "tradeoff",
-           "tradeoff_regions", "training_curves", "training_rates", "transition_map"]
+__all__ = [
+    "WIDTH", "budget_curves", "candidates_forest", "class_gains", "class_regions", "decision_regions",
+    "difference_curves", "differences", "gains_forest", "gap_of_knobs", "looks", "loss_against_topk",
+    "loss_curves", "phase_diagram", "reliability_diagram", "robust_curves", "split_objectives", "step_parts",
+    "style", "superclass_forest", "topk_curves", "tradeoff", "tradeoff_regions", "training_curves",
+    "training_rates", "transition_map",
+]
 
 _TARGET_MARKERS = {0.9: "o", 0.95: "s", 0.99: "D"}
 

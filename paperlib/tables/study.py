@@ -76,18 +76,6 @@ def aim(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
         "aim": found["aim"], "n": found["n"]})
 
 
-def probabilities(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Likelihood, calibration and order inside the list, each beside its difference to cross entropy."""
-    found = analysis.probabilities(grid_name) if frame is None else frame.copy()
-    found["text"] = [f"{row.mean:.3f}" + ("" if math.isnan(row.difference) else
-                     f", {signed(row.difference, row.low, row.high, 3)}") for row in rows(found)]
-    names = {"nll": "negative log-likelihood (nats)", "ece": "calibration error", "first": "right one first"}
-    wide = found.pivot(index=["setup", "variant", "n"], columns="quantity", values="text")
-    order = found[["setup", "variant", "n"]].drop_duplicates().itertuples(index=False, name=None)
-    wide = wide.loc[list(order), list(names)].rename(columns=names).rename_axis(columns=None).reset_index()
-    return named(wide[["setup", "variant", *names.values(), "n"]], grid_name)
-
-
 def _points(frame: pd.DataFrame, mean: str, prefix: str = "") -> list[str]:
     """Fractions with their intervals, in percentage points."""
     return [signed(100 * mean, 100 * low, 100 * high, 2)
