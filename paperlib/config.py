@@ -16,7 +16,7 @@ PROTOCOL = 2
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "label_noise_kind": ("symmetric", "superclass"),
-    "strength_schedule": ("constant", "ramp", "tracked"),
+    "strength_schedule": ("constant", "ramp", "tracked", "fitted"),
     "precision": ("bf16", "fp32"),
 }
 _FRACTIONS = ("label_noise", "ramp_start", "ramp_end", "warmup", "low_resolution_until", "momentum")
@@ -44,7 +44,7 @@ class RunConfig:
     k: int | None = None  #: None: the loss takes none
     loss_options: dict[str, Any] = field(default_factory=dict, hash=False)
     strength_schedule: str = "constant"  #: of ``topk_transition``, over training progress
-    ramp_start: float = 0.5  #: training progress in [0, 1] at which a ramp leaves 0
+    ramp_start: float = 0.5  #: training progress, or for "fitted" training accuracy, at which a ramp leaves 0
     ramp_end: float = 1.0  #: and at which it reaches the loss's ``strength``
     #: Initialisation, order, augmentation, loss noise. A list of seeds, kept as an ascending tuple, is that many
     #: models, trained at once, which share one record.

@@ -25,6 +25,7 @@ from paperlib.engine import Engine, Loss
 from paperlib.evaluation import digits, evaluate
 from paperlib.models.stack import Part, Stack, stacked
 from paperlib.parts import (
+    FOLLOWS,
     TRACKING_RATE,
     TrainingDivergedError,
     TrainingInterruptedError,
@@ -226,14 +227,14 @@ class Chunk:
             if isinstance(part, Part):
                 part.lend_gradients()
             optimizer.step()
-        if not _due(settings, epoch) and settings.strength_schedule != "tracked":
+        if not _due(settings, epoch) and settings.strength_schedule not in FOLLOWS:
             return  # nobody asks for averages of this epoch
         with torch.no_grad():
             ahead = (rows > rows.gather(1, labels.unsqueeze(1))).sum(dim=1).unflatten(0, (-1, batch))
             hits = torch.stack([(ahead < k).sum(dim=1) for k in (1, shown_k(settings))]).double()
             state.sums[0, self.place] += values.detach().double().unflatten(0, (-1, batch)).sum(dim=1)
             state.sums[1:, self.place] += hits
-            tracked += TRACKING_RATE * (hits[1] / batch - tracked)
+            tracked += TRACKING_RATE * (hits[FOLLOWS.get(settings.strength_schedule, 1)] / batch - tracked)
 
     def changes(self, progress: float, tracked: Tensor, num_classes: int, batch: int, epoch: int,
                 step: int) -> dict[str, Tensor]:
@@ -241,7 +242,7 @@ class Chunk:
         device, found = tracked.device, {}
         strength = self.strengths(progress, tracked)
         if strength is not None:
-            alike = len(self.parts) == 1 and self.configs[0].strength_schedule != "tracked"
+            alike = len(self.parts) == 1 and self.configs[0].strength_schedule not in FOLLOWS
             found["strength"] = strength[0] if alike else strength.repeat_interleave(batch)
         if self.noise:
             shape = (self.noise, batch, num_classes)

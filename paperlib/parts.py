@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from paperlib import losses, schedules
 from paperlib.config import RunConfig
 
-#: Weight of one batch in the running top-k accuracy of the schedule "tracked".
+#: Weight of one batch in the running accuracy that the schedules of :data:`FOLLOWS` go by.
 TRACKING_RATE = 0.01
+#: Schedules that follow the network instead of the clock, and what they follow: 0 is top-1, 1 top-k accuracy. "fitted"
+#: moves from ``ramp_start`` to ``ramp_end`` of top-1 accuracy on training images: only what is memorised is grouped.
+FOLLOWS = {"tracked": 1, "fitted": 0}
 
 
 class TrainingDivergedError(ArithmeticError, ValueError):
@@ -63,6 +66,8 @@ def strength_now(config: RunConfig, progress: float, tracked: Tensor) -> Tensor 
     full = config.loss_options.get("strength", losses.options(config.loss)["strength"])
     if config.strength_schedule == "tracked":
         return full * tracked
+    if config.strength_schedule == "fitted":
+        return full * ((tracked - config.ramp_start) / (config.ramp_end - config.ramp_start)).clamp(0, 1)
     return torch.full_like(tracked, full * schedules.strength_factor(config, progress, 0.0))
 
 

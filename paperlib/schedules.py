@@ -39,10 +39,12 @@ def strength_factor(config: RunConfig, progress: float, tracked: float) -> float
     Args:
         config: with ``strength_schedule``, ``ramp_start`` and ``ramp_end``.
         progress: share of all steps that are done, in [0, 1].
-        tracked: running average of the batches' top-k accuracy, in [0, 1].
+        tracked: running average of the batches' top-k accuracy, for "fitted" of their top-1 accuracy, in [0, 1].
     """
     if config.strength_schedule == "ramp":
         return ramp(progress, config.ramp_start, config.ramp_end)
+    if config.strength_schedule == "fitted":
+        return ramp(tracked, config.ramp_start, config.ramp_end)
     return tracked if config.strength_schedule == "tracked" else 1.0
 
 

@@ -16,6 +16,7 @@ from paperlib.checkpoint import Checkpoint, State
 from paperlib.config import PROTOCOL, RunConfig
 from paperlib.data import EvaluationLoader, Normalizer, Splits, TrainLoader
 from paperlib.engine import Engine, Loss, autocast
+from paperlib.parts import FOLLOWS
 from paperlib.parts import TRACKING_RATE as TRACKING_RATE
 from paperlib.parts import TrainingDivergedError as TrainingDivergedError
 from paperlib.parts import TrainingInterruptedError as TrainingInterruptedError
@@ -72,7 +73,7 @@ def fit(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, *, ch
     optimizer = make_optimizer(model, config)
     state = (checkpoint.restore(model, optimizer) if checkpoint else State()).to(device)
     forward, draws = engine.step(model, loss, config.precision == "bf16"), loss_draws(model, loaders, config)
-    steps, k = len(loaders.train), shown_k(config)
+    steps, k, follows = len(loaders.train), shown_k(config), FOLLOWS.get(config.strength_schedule, 1)
     total = config.epochs * steps
     progress = Progress(f"{config.loss} {config.run_id}", total, state.epoch * steps + state.step, quiet=quiet)
     clock = Clock(device, state.timing, loaders.train.batch_size)
@@ -93,7 +94,7 @@ def fit(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, *, ch
                 look(value)
                 value.backward()
                 optimizer.step()
-                count(state, logits.detach(), labels, value.detach(), k)
+                count(state, logits.detach(), labels, value.detach(), k, follows)
                 state.step += 1
                 clock.tick()
                 progress.step()
@@ -217,12 +218,12 @@ def loss_draws(model: nn.Module, loaders: Loaders, config: RunConfig) -> Callabl
     return draw
 
 
-def count(state: State, logits: Tensor, labels: Tensor, value: Tensor, k: int) -> None:
-    """Add one batch to the epoch's sums, without waiting for the device."""
+def count(state: State, logits: Tensor, labels: Tensor, value: Tensor, k: int, follows: int = 1) -> None:
+    """Add one batch to the epoch's sums, and its top-1 (0) or top-k (1) hits to what is tracked; never waits."""
     ahead = (logits > logits.gather(1, labels.unsqueeze(1))).sum(dim=1)
     hits = torch.stack([(ahead < 1).sum(), (ahead < k).sum()]).double()
     state.sums += torch.cat([value.double().reshape(1) * len(labels), hits])
-    state.tracked += TRACKING_RATE * (hits[1] / len(labels) - state.tracked)
+    state.tracked += TRACKING_RATE * (hits[follows] / len(labels) - state.tracked)
 
 
 def check_finite(value: Tensor, config: RunConfig, epoch: int, step: int, lr: float) -> None:

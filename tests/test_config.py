@@ -48,7 +48,7 @@ def test_a_value_out_of_range_is_refused_by_name(key, value):
 
 @pytest.mark.parametrize("key, value, choices", [
     ("label_noise_kind", "uniform", "symmetric, superclass"), ("precision", "fp16", "bf16, fp32"),
-    ("strength_schedule", "linear", "constant, ramp, tracked"),
+    ("strength_schedule", "linear", "constant, ramp, tracked, fitted"),
 ])
 def test_a_choice_that_does_not_exist_lists_those_that_do(key, value, choices):
     with pytest.raises(ValueError, match=f"{key}='{value}': expected one of {choices}"):

@@ -259,7 +259,7 @@ def test_no_step_asks_for_a_number(monkeypatch, name):
     epoch_without_numbers(monkeypatch, ON_META.replace(loss=name, k=5 if "k" in losses.options(name) else None))
 
 
-@pytest.mark.parametrize("schedule", ["ramp", "tracked"])
+@pytest.mark.parametrize("schedule", ["ramp", "tracked", "fitted"])
 def test_no_schedule_asks_for_a_number(monkeypatch, schedule):
     epoch_without_numbers(monkeypatch, ON_META.replace(loss="topk_transition", k=5, strength_schedule=schedule))
 

@@ -61,6 +61,7 @@ CONFIGS = {
     "polynomial": MANY.replace(model="polynomial", width=None, depth=3, lr=0.05),
     "late ramp": MANY.replace(loss="topk_transition", k=2, strength_schedule="ramp", loss_options={"gate": "none"}),
     "tracked": TRACKED,
+    "fitted": TRACKED.replace(strength_schedule="fitted", ramp_start=0.1, ramp_end=0.6),
     "noisy labels, a share of the data": MANY.replace(label_noise=0.2, train_fraction=0.8),
     "images": MANY.replace(dataset="digits", family=None, family_options={}, width=4, epochs=1, batch_size=200,
                            augment=False, loss="topk_grouped", k=3),

@@ -61,15 +61,17 @@ def study_frames() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def map_table() -> pd.DataFrame:
     """A map of two setups, of which one has run but for a cell."""
-    settings = [("none", "probability", 1.0, strength, start) for strength in (0.3, 1.0) for start in (0.25, 0.5)]
-    settings += [("ratio", "loss", 5.0, 1.0, 0.5), ("", "", np.nan, 0.0, 0.0)]
+    settings = [("none", "probability", 1.0, strength, "ramp", start) for strength in (0.3, 1.0)
+                for start in (0.25, 0.5)]
+    settings += [("ratio", "loss", 5.0, 1.0, "ramp", 0.5), ("none", "probability", 1.0, 1.0, "fitted", 0.8),
+                 ("", "", np.nan, 0.0, "", 0.0)]
     rows = []
     for setup in ("all", "fifth"):
-        for place, (gate, blend, tau, strength, start) in enumerate(settings):
+        for place, (gate, blend, tau, strength, schedule, start) in enumerate(settings):
             known = setup == "all" and place != 1
             rows.append({"setup": setup, "variant": f"s{place}" if gate else "ce", "label": "a setting", "gate": gate,
-                         "blend": blend, "tau": tau, "strength": strength, "start": start, "seeds": int(known),
-                         "planned": 1, "top1": -0.001 * place if known else np.nan,
+                         "blend": blend, "tau": tau, "strength": strength, "schedule": schedule, "start": start,
+                         "seeds": int(known), "planned": 1, "top1": -0.001 * place if known else np.nan,
                          "top5": 0.002 * place if known else np.nan, "top10": 0.0 if known else np.nan,
                          "train_top1": 0.987 if known else np.nan})
     return pd.DataFrame(rows)

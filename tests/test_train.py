@@ -273,6 +273,8 @@ def test_the_strength_of_each_schedule():
     constant, tracked = ramp.replace(strength_schedule="constant"), ramp.replace(strength_schedule="tracked")
     assert [schedules.strength_factor(constant, p, 0.3) for p in points] == [1] * 6
     assert [schedules.strength_factor(tracked, p, 0.3) for p in points] == [0.3] * 6
+    fitted = ramp.replace(strength_schedule="fitted")
+    assert [schedules.strength_factor(fitted, 0.9, accuracy) for accuracy in points] == [0, 0, 0.25, 0.5, 1, 1]
 
 
 def test_the_strength_scales_what_the_loss_was_given():
@@ -284,6 +286,8 @@ def test_the_strength_scales_what_the_loss_was_given():
     assert now(weak, 0.75, 0.9) == pytest.approx(0.15)
     assert now(weak.replace(strength_schedule="constant"), 0.1, 0.9) == pytest.approx(0.3)
     assert now(weak.replace(strength_schedule="tracked"), 0.1, 0.9) == pytest.approx(0.27)
+    fitted = weak.replace(strength_schedule="fitted", ramp_start=0.8, ramp_end=1.0)
+    assert [now(fitted, 0.1, accuracy) for accuracy in (0.7, 0.8, 0.9, 1.0)] == pytest.approx([0, 0, 0.15, 0.3])
     assert now(SPEEDNET, 1.0, 0.0) == losses.options("topk_transition")["strength"] == 1
     assert now(MLP, 0.5, 0.9) is None
 
@@ -364,24 +368,25 @@ def test_training_averages_are_those_of_the_batches():
         assert [entry["train_loss"], entry["train_top1"], entry["train_topk"]] == pytest.approx(expected)
 
 
-def test_the_tracked_strength_follows_the_running_top_k_accuracy():
-    model, config = toy_model(3), FIT.replace(loss="topk_transition", k=2, strength_schedule="tracked", epochs=20,
-                                              loss_options={"strength": 0.5})
+@pytest.mark.parametrize(("schedule", "followed"), [("tracked", 2), ("fitted", 1)])
+def test_the_strength_follows_the_running_accuracy(schedule, followed):
+    model, config = toy_model(3), FIT.replace(loss="topk_transition", k=2, strength_schedule=schedule, epochs=20,
+                                              loss_options={"strength": 0.5}, ramp_start=0.1, ramp_end=0.6)
     strengths, hits = [], []
 
     def loss(logits, labels, strength=None):
         if strength is not None:
             strengths.append(float(strength))
-            hits.append(float((metrics.label_ranks(logits.detach(), labels) <= 2).double().mean()))
+            hits.append(float((metrics.label_ranks(logits.detach(), labels) <= followed).double().mean()))
         return nn.functional.cross_entropy(logits, labels)
 
     state = train.fit(model, loss, toy_loaders(), config, quiet=True)
     average, expected = 0.0, []
     for accuracy in hits:
-        expected.append(0.5 * average)
+        expected.append(0.5 * (average if schedule == "tracked" else min(max((average - 0.1) / 0.5, 0), 1)))
         average += train.TRACKING_RATE * (accuracy - average)
     assert strengths[0] == 0 and strengths == pytest.approx(expected)
-    assert 0.2 < strengths[-1] < 0.5
+    assert 0.1 < strengths[-1] < 0.5
     assert state.history[-1]["strength"] == pytest.approx(strengths[-1], abs=0.01)
 
 

@@ -47,9 +47,9 @@ def transition_map(grid_names: Sequence[str] = (MAP,), baseline: str = "ce", spl
 
     Returns:
         One row a setup and setting, the baseline last in its setup. Columns: setup, variant, label, gate, blend,
-        tau, strength, start (of the ramp, training progress), seeds (runs that have their baseline), planned (runs),
-        top1, top5, ... (difference of accuracies, mean over those seeds; NaN: none yet), train_top1 (accuracy in the
-        last epoch).
+        tau, strength, schedule, start (of the ramp: training progress, for "fitted" training accuracy), seeds (runs
+        that have their baseline), planned (runs), top1, top5, ... (difference of accuracies, mean over those seeds;
+        NaN: none yet), train_top1 (accuracy in the last epoch).
 
     Raises:
         ValueError: records of several protocols.
@@ -87,7 +87,8 @@ def transition_map(grid_names: Sequence[str] = (MAP,), baseline: str = "ce", spl
                 "blend": options.get("blend", "probability") if transition else "",
                 "tau": options.get("tau", 1.0) if transition else np.nan,
                 "strength": options.get("strength", 1.0) if transition else 0.0,
-                "start": config.ramp_start if config.strength_schedule == "ramp" else 0.0,
+                "schedule": config.strength_schedule if transition else "",
+                "start": config.ramp_start if config.strength_schedule in ("ramp", "fitted") else 0.0,
                 "seeds": len(seeds), "planned": len(planned[setup, variant]),
                 **{f"top{k}": np.mean([gap[k - 1] for gap in gaps]) if gaps else np.nan for k in ks},
                 "train_top1": np.mean([training[setup, variant, seed] for seed in seeds]) if seeds else np.nan})
@@ -96,8 +97,9 @@ def transition_map(grid_names: Sequence[str] = (MAP,), baseline: str = "ce", spl
 
 def _setting(config: RunConfig) -> str:
     """What makes two runs the same setting of the same loss, in text."""
-    return repr((config.loss, config.k, sorted(config.loss_options.items()), config.strength_schedule,
-                 (config.ramp_start, config.ramp_end) if config.strength_schedule == "ramp" else None, config.lr))
+    window = (config.ramp_start, config.ramp_end) if config.strength_schedule in ("ramp", "fitted") else None
+    return repr((config.loss, config.k, sorted(config.loss_options.items()), config.strength_schedule, window,
+                 config.lr))
 
 
 def ranking(table: pd.DataFrame, baseline: str = "ce", deciding: str = DECIDING_SETUP) -> pd.DataFrame:

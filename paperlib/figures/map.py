@@ -16,7 +16,8 @@ _PANELS = {"top1": "top-1", "top5": "top-5", "top10": "top-10", "train_top1": "t
 def transition_map(table: pd.DataFrame, labels: Labels = None, baseline: str = "ce") -> Plotted:
     """Difference to the baseline by strength and start of the ramp, and the training accuracy; four panels a setup.
 
-    Settings with a gate have rows of their own. What has not run yet is hatched.
+    Settings with a gate have rows of their own, and so have fitted ones, which start at an accuracy. What has not
+    run yet is hatched.
 
     Args:
         table: as :func:`paperlib.analysis.transition_map` gives it.
@@ -27,9 +28,9 @@ def transition_map(table: pd.DataFrame, labels: Labels = None, baseline: str = "
     frame[list(_PANELS)] *= 100
     frame.insert(2, "row", [_row(setting) for setting in frame.to_dict("records")])
     shown = frame[frame["variant"] != baseline]
-    plain = sorted(shown.loc[shown["gate"] == "none", "strength"].unique())
-    rows = [_row({"gate": "none", "strength": strength}) for strength in plain]
-    rows = [*shown.loc[shown["gate"] != "none", "row"].unique(), *reversed(rows)]
+    plain = (shown["gate"] == "none") & (shown["schedule"] != "fitted")
+    strengths = sorted(shown.loc[plain, "strength"].unique(), reverse=True)
+    rows = [*shown.loc[~plain, "row"].unique(), *(f"{strength:g}" for strength in strengths)]
     starts, setups = sorted(shown["start"].unique()), list(frame["setup"].unique())
     missing = bool(shown["top1"].isna().any())
     with style():
@@ -48,7 +49,7 @@ def transition_map(table: pd.DataFrame, labels: Labels = None, baseline: str = "
             for axes in part.axes[::2]:
                 axes.set_ylabel("strength or gate")
             for axes in part.axes[2:]:
-                axes.set_xlabel("start of the ramp")
+                axes.set_xlabel("start (progress, accuracy)")
             reference = frame.loc[(frame["setup"] == setup) & (frame["variant"] == baseline), "train_top1"].item()
             known = f": trains to {reference:.1f} %" if np.isfinite(reference) else ": not yet run"
             part.suptitle(f"{(labels or {}).get(setup, setup)}\n({(labels or {}).get(baseline, baseline)}{known})",
@@ -63,7 +64,8 @@ def transition_map(table: pd.DataFrame, labels: Labels = None, baseline: str = "
 def _row(setting: dict[Any, Any]) -> str:
     """Label of the row of a setting: its strength, or its gate. Other losses have none."""
     if setting["gate"] in ("none", ""):
-        return f"{setting['strength']:g}" if setting["gate"] else ""
+        fitted = ", fitted" if setting["schedule"] == "fitted" else ""
+        return f"{setting['strength']:g}{fitted}" if setting["gate"] else ""
     return ", ".join([setting["gate"], *([setting["blend"]] if setting["blend"] != "probability" else []),
                       *([f"τ {setting['tau']:g}"] if setting["tau"] != 1 else [])])
 
