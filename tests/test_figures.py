@@ -193,11 +193,11 @@ def test_the_map_shows_what_ran_and_hatches_what_did_not():
     first, *others = figure.axes
     assert frame.loc[0, ["top1", "top5", "train_top1"]].tolist() == pytest.approx([0.0, 0.0, 98.7])
     assert frame.loc[4, ["row", "top5"]].tolist() == ["ratio, loss, τ 5", pytest.approx(0.8)]
-    assert [label.get_text() for label in first.get_yticklabels()] == ["ratio, loss, τ 5", "1", "0.3"]
-    assert [label.get_text() for label in others[1].get_xticklabels()] == ["0.25", "0.5"]
-    assert {text.get_text() for text in first.texts} == {"+0.00", "−0.20", "−0.30", "−0.40"}
+    assert [label.get_text() for label in first.get_yticklabels()] == ["ratio, loss, τ 5", "1, fitted", "1", "0.3"]
+    assert [label.get_text() for label in others[1].get_xticklabels()] == ["0.25", "0.5", "0.8"]
+    assert {text.get_text() for text in first.texts} == {"+0.00", "−0.20", "−0.30", "−0.40", "−0.50"}
     hatched = [patch for axes in figure.axes for patch in axes.patches if patch.get_hatch()]
-    assert len(hatched) == 4 * 1 + 4 * 5, "one cell of the first setup and all five of the second, in four panels"
+    assert len(hatched) == 4 * 1 + 4 * 6, "one cell of the first setup and all six of the second, in four panels"
     text = words(figure)
     assert "(cross entropy: trains to 98.7 %)" in text and "cross entropy: not yet run" in text and "fifth" in text
     done = map_table().query("setup == 'all' and variant != 's1'")
