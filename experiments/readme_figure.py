@@ -9,7 +9,7 @@ import pandas as pd
 
 from paperlib import analysis, figures, paths
 
-GRID = "first-study"
+GRID = analysis.answer_grid()[0]
 TARGET = paths.BOOK / "_static" / "answer.png"
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from grids_for_tests import Study, make_record
+from pages import run_page
 
-from paperlib import analysis, grids, records, tables
+from paperlib import analysis, grids, presets, records, tables
+from paperlib.analysis import comparisons
 
 SETUP = '[[setup]]\nname = "NAME"\nlabel = "NAME of it"\nKEYS\n'
 SETUPS = {"fifth": "train_fraction = 0.2", "all": "", "resnet": 'model = "resnet18"'}
@@ -173,3 +176,83 @@ def test_the_first_look_speaks_until_the_study_does(study):
     now = analysis.verdicts_today(draws=60).set_index("id")
     assert now["verdict"].tolist()[1:] == ["reproduced"] * 4 and set(now["evidence"][1:]) == {"the study"}
     assert now.loc["C3", "change"] == "an interval that reaches 0 in 2 setups where it lies above now"
+
+
+def other_grids(study: Study) -> None:
+    """The grids of rivals that the chapter asks for; nothing of them has run."""
+    fifth = SETUP.replace("NAME", "fifth").replace("KEYS", SETUPS["fifth"])
+    for name in ("cifar-entropy", "cifar-rivals"):
+        study.grid(name, HEAD + fifth + VARIANTS + '[[variant]]\nname = "entropy"\nlabel = "e"\npreset = "entropy"\n')
+    (study.grids / "presets.json").write_text('{"entropy": null}')
+
+
+def test_the_chapter_shows_what_has_finished_and_says_what_has_not(study, monkeypatch):
+    other_grids(study)
+    monkeypatch.setattr(presets, "document", lambda: {"transition": None, "entropy": None})
+    _, text = run_page("03-results", monkeypatch)
+    assert text.count("Not yet run") == 8 and "{table}" not in text and "not chosen yet" in text
+    run(study, seeds=4, setups=("fifth",))
+    _, text = run_page("03-results", monkeypatch)
+    assert "tab-study-accuracy" in text and "tab-aim" in text and text.count("Not yet run") == 2  # primary, rivals
+    run(study)
+    _, text = run_page("03-results", monkeypatch)
+    assert "tab-primary" in text and text.count("Not yet run") == 1
+
+
+def test_tables_of_the_study(study):
+    run(study)
+    primary = tables.primary("cifar-main")
+    assert primary["k"].tolist() == ["1", "5", "10", "25"] * 2 and primary["n"].tolist() == [8] * 8
+    assert primary["setup"].tolist() == ["all of it"] * 4 + ["fifth of it"] * 4
+    assert all(float(p) >= 0.0078 for p in primary["p"]) and "+3.00 [" in primary["difference"][1]
+    costs = tables.equivalences("cifar-main")
+    assert costs["no loss?"].tolist() == ["a loss"] * 4 and costs["loss"].tolist() == ["transition", "smoothed"] * 2
+    crossing = tables.crossings("cifar-main")
+    assert crossing[crossing["loss"] == "transition"]["ahead from k ="].tolist() == ["5 [5, 5]"] * 2
+    found = tables.memorisation("cifar-main")
+    assert found["memorises"].isin(["yes", "no"]).all() and found["setup"].tolist() == ["fifth of it", "all of it"]
+
+
+@pytest.mark.parametrize(("reached", "memorises", "aim"), [
+    ((0.60, 0.88), True, "met"), ((0.60, 0.852), True, "missed"), ((0.60, 0.852), False, "met"),
+    ((0.55, 0.88), False, "missed"), ((0.55, 0.88), True, "missed"),
+])
+def test_the_aim_for_practice(study, monkeypatch, reached, memorises, aim):
+    monkeypatch.setattr(comparisons, "MEMORISES", -2.0 if memorises else 2.0)
+    monkeypatch.setattr(comparisons.memorisation, "__defaults__", ("ce", comparisons.MEMORISES))
+    run(study, {"fifth": (*reached, 0.94, 0.998, 25, 100)}, setups=("fifth",))
+    table = analysis.aim(analysis.finished("cifar-more"))
+    assert table["aim"].tolist() == [aim] and table["memorises"].tolist() == [memorises] and table["n"].tolist() == [8]
+    assert table["top5"].item() == pytest.approx(reached[1] - 0.85, abs=1e-3)
+
+
+def test_an_aim_that_few_seeds_do_not_settle_is_open(study):
+    rng = np.random.default_rng(1)
+    for cell in grids.load("cifar-more").cells:
+        if cell.setup == "fifth" and cell.seed < 4:
+            top1 = 0.6 + (0.01 * rng.normal() if cell.variant != "ce" else 0)
+            reached = (top1, 0.88 if cell.variant != "ce" else 0.85, *CE["fifth"][2:])
+            records.write(make_record(cell, ranks(cell.seed, *reached), CLASSES), study.records / "cifar-more")
+    table = analysis.aim(analysis.finished("cifar-more"))
+    assert table["aim"].tolist() == ["open"] and table["top1_low"].item() < -0.005
+    assert tables.aim(analysis.finished("cifar-more"))["aim"].tolist() == ["open"]
+
+
+@pytest.mark.parametrize(("gains", "says", "end"), [
+    ({"fifth": 0.03, "all": -0.03}, ["ahead at k = 5", "behind at k = 5"], "and only there"),
+    ({"fifth": -0.03, "all": 0.03}, ["behind at k = 5", "ahead at k = 5"], "not only where"),
+    ({"fifth": 0.0, "all": 0.0}, ["ahead at no length", "ahead at no length"], "beaten in no setup"),
+])
+def test_the_first_answer_in_words(study, monkeypatch, gains, says, end):
+    study.grid("first-study", (study.grids / "cifar-main.toml").read_text())
+    assert analysis.answer_grid()[1] == "ramp"
+    run(study)
+    grid, ours = analysis.answer_grid()
+    assert (grid.name, ours) == ("cifar-main", "transition")
+    monkeypatch.setattr(analysis, "memorisation", lambda name: pd.DataFrame(
+        {"setup": ["fifth", "all"], "memorises": [True, False]}))
+    rows = pd.DataFrame([{"setup": setup, "variant": ours, "k": k, "low": gain - 0.01, "high": gain + 0.01}
+                         for setup, top5 in gains.items() for k, gain in ((1, 0.0), (5, top5))])
+    first, second, _, last = tables.answer(grid, rows).split("\n")
+    assert first.startswith("- **fifth of it**: cross entropy memorises") and says[0] in first and says[1] in second
+    assert "does not memorise" in second and end in last

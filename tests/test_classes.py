@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import json
 from pathlib import Path
 
-import jupytext
-import myst_nb
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from grids_for_tests import Study, make_record
+from pages import run_page
 
 from experiments import by_class
 from paperlib import analysis, data, figures, grids, paths, predictions, presets, records, tables, train
@@ -346,31 +344,13 @@ def test_predictions_of_another_run_are_refused_and_missing_ones_named(trained):
 # The page, words and pictures
 
 
-def page(root: Path, monkeypatch) -> tuple[dict, str]:
-    """What the cells of the chapter compute, and all text that they show."""
-    shown: list[str] = []
-    monkeypatch.setattr(myst_nb, "glue", lambda name, value, display: shown.append(f"{name}: {value}"))
-    names: dict = {}
-    for cell in jupytext.read(root / "book" / "03-classes.md", fmt="md:myst").cells:
-        if cell.cell_type == "code":
-            *body, last = ast.parse(cell.source).body
-            value = None
-            if isinstance(last, ast.Expr):
-                exec(compile(ast.Module(body, []), "page", "exec"), names)
-                value = eval(compile(ast.Expression(last.value), "page", "eval"), names)
-            else:
-                exec(compile(ast.Module([*body, last], []), "page", "exec"), names)
-            shown.append(getattr(value, "data", None) or "")
-    return names, "\n".join(shown)
-
-
-def test_the_page_shows_the_first_look_until_the_study_was_counted(study, root, monkeypatch, tmp_path):
+def test_the_page_shows_the_first_look_until_the_study_was_counted(study, monkeypatch, tmp_path):
     filled(study, 3, name="first-study")
     count("first-study")
     chosen = GRID.replace("SEEDS", "[0, 1, 2, 3]").replace('"ramp"', '"transition"').replace("128", "64")
     study.grid("cifar-main", chosen.replace('loss = "topk_transition"\nk = 5', 'preset = "transition"'))
     monkeypatch.setattr(presets, "document", lambda: {"transition": None})
-    names, text = page(root, monkeypatch)
+    names, text = run_page("03-classes", monkeypatch)
     assert names["OURS"] == "ramp" and "a first look of protocol 0" in text and "3 seeds" in text
     assert "not yet measured" in text and "Holm's correction" in text
     study.grid("cifar-main", chosen.replace("k = 5", "k = 4"))
@@ -378,9 +358,9 @@ def test_the_page_shows_the_first_look_until_the_study_was_counted(study, root, 
     for cell in grids.load("cifar-main").cells:
         records.write(train.train(cell.config, commit="a test", quiet=True, device="cpu", keep=kept),
                       study.records / "cifar-main")
-    assert page(root, monkeypatch)[0]["OURS"] == "ramp", "records without their count change nothing"
+    assert run_page("03-classes", monkeypatch)[0]["OURS"] == "ramp", "records without their count change nothing"
     count("cifar-main", "--predictions", str(kept))
-    names, text = page(root, monkeypatch)
+    names, text = run_page("03-classes", monkeypatch)
     assert names["OURS"] == "transition" and "main comparison" in text and "4 seeds" in text
     assert "not yet measured" not in text and "tab-scores" in text
     assert names["frame"]["k"].unique().tolist() == [1, 5], "the last figure is that of the scores"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import json
 import math
 
 import numpy as np
 import pytest
-import record as chapters
 import torch
 from grids_for_tests import Study, make_record
+from pages import run_page
 from scipy import stats as distributions
 
 from experiments import posthoc as script
@@ -96,7 +95,7 @@ def hide(tmp_path, keep) -> list:
     return hidden
 
 
-def test_runs_are_added_frames_are_paired_and_the_chapter_reads_them(study, tmp_path, capsys):
+def test_runs_are_added_frames_are_paired_and_the_chapter_reads_them(study, tmp_path, monkeypatch, capsys):
     # Four seeds of one setup first, then the rest without their logits: nothing is fitted twice.
     assert analysis.posthoc_part() is None and analysis.posthoc_ranks() == {} and tables.posthoc_sentences() == []
     hidden = hide(tmp_path, lambda cell: cell.setup == "fifth" and cell.seed < 3)
@@ -135,29 +134,15 @@ def test_runs_are_added_frames_are_paired_and_the_chapter_reads_them(study, tmp_
     assert scores.loc[("ce", "temperature"), "penalty"] == math.inf
 
     # The chapter, with results.
-    texts = chapter_texts()
+    texts = run_page("03-posthoc", monkeypatch)[1]
     assert "a fifth of the images** (5 seeds): the adjustment changes top-1 by +" in texts
     assert "Not yet run" not in texts
     assert all(f":name: {name}\n" in texts for name in ("tab-posthoc", "tab-posthoc-transition", "tab-posthoc-scores"))
 
 
-def chapter_texts() -> str:
-    """What the chapter's cells show."""
-    space: dict = {}
-    shown = []
-    for cell in chapters.to_notebook(chapters.BOOK / "03-posthoc.md").cells:
-        if cell.cell_type == "code":
-            body = ast.parse(cell.source).body
-            value = body.pop() if isinstance(body[-1], ast.Expr) else None
-            exec(compile(ast.Module(body, []), "chapter", "exec"), space)
-            if value is not None:
-                shown.append(getattr(eval(compile(ast.Expression(value.value), "chapter", "eval"), space), "data", ""))
-    return "\n".join(shown)
-
-
 def test_the_chapter_without_results(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "POSTHOC", tmp_path / "none.json")
-    texts = chapter_texts()
+    texts = run_page("03-posthoc", monkeypatch)[1]
     assert "**Not yet run**" in texts and "{table}" not in texts
 
 

@@ -67,21 +67,21 @@ from paperlib.analysis.posthoc import (
 )
 from paperlib.analysis.promises import promises
 from paperlib.analysis.robust import robust_differences, robust_document, robust_means, robustness
-from paperlib.analysis.study import complete_pairs, finished, study_verdicts, verdicts_today
+from paperlib.analysis.study import answer_grid, complete_pairs, finished, study_verdicts, verdicts_today
 
 __all__ = [
-    "BUDGET_GRIDS", "EXPLORER_TARGETS", "Network", "PHASES", "aim", "augmentation_rates", "budget_order",
-    "budget_points", "budget_trades", "calibration", "calibration_document", "candidate_differences", "candidates",
-    "certificates", "choice_costs", "choices", "class_differences", "class_document", "class_hits", "class_spread",
-    "complete_pairs", "convergence", "convergence_document", "convergence_gaps", "convergence_ways",
-    "core_minutes", "cost_document", "counted", "crossings", "curve_bands", "curves", "determinism_costs",
-    "difference_bands", "differences", "diverged", "ensemble_speedups", "environments", "equivalences",
-    "explorer_document", "explorer_grids", "finished", "gains", "history", "joint_regions", "labels", "loss_costs",
-    "loss_memory", "loss_shares", "lowest_losses", "memorisation", "network_document", "networks", "overview",
-    "part_status", "performance_documents", "posthoc_candidates", "posthoc_differences", "posthoc_document",
-    "posthoc_part", "posthoc_ranks", "posthoc_scores", "present", "primary", "probabilities", "promises",
-    "ranking", "rates", "regrets", "reliability", "require_comparable", "richness", "robust_differences",
-    "robust_document", "robust_means", "robustness", "runs", "score_differences", "search", "setups_verdict",
-    "size_verdict", "status", "step_parts", "study_verdicts", "summary", "trade", "training_rates",
-    "transition_map", "verdicts", "verdicts_today",
+    "BUDGET_GRIDS", "EXPLORER_TARGETS", "Network", "PHASES", "aim", "answer_grid", "augmentation_rates",
+    "budget_order", "budget_points", "budget_trades", "calibration", "calibration_document",
+    "candidate_differences", "candidates", "certificates", "choice_costs", "choices", "class_differences",
+    "class_document", "class_hits", "class_spread", "complete_pairs", "convergence", "convergence_document",
+    "convergence_gaps", "convergence_ways", "core_minutes", "cost_document", "counted", "crossings", "curve_bands",
+    "curves", "determinism_costs", "difference_bands", "differences", "diverged", "ensemble_speedups",
+    "environments", "equivalences", "explorer_document", "explorer_grids", "finished", "gains", "history",
+    "joint_regions", "labels", "loss_costs", "loss_memory", "loss_shares", "lowest_losses", "memorisation",
+    "network_document", "networks", "overview", "part_status", "performance_documents", "posthoc_candidates",
+    "posthoc_differences", "posthoc_document", "posthoc_part", "posthoc_ranks", "posthoc_scores", "present",
+    "primary", "probabilities", "promises", "ranking", "rates", "regrets", "reliability", "require_comparable",
+    "richness", "robust_differences", "robust_document", "robust_means", "robustness", "runs", "score_differences",
+    "search", "setups_verdict", "size_verdict", "status", "step_parts", "study_verdicts", "summary", "trade",
+    "training_rates", "transition_map", "verdicts", "verdicts_today",
 ]

@@ -19,6 +19,7 @@ from paperlib.stats import Interval
 
 #: Every setup with all seeds; the other grids of the study share its runs.
 SETUPS_GRID = "cifar-more"
+FIRST_LOOK = "first-study"
 RIVALS = ("transition", "smoothed")
 #: The setup that C5 speaks of.
 RESNET = "resnet"
@@ -59,6 +60,17 @@ def finished(grid_name: GridLike, variants: Sequence[str] | None = None, baselin
                 chosen |= {(setup, name): seeds for name in complete}
                 break
     return grid.part(lambda cell: cell.seed in chosen.get((cell.setup, cell.variant), ())) if chosen else None
+
+
+def answer_grid() -> tuple[Grid, str]:
+    """Where the report's first answer comes from, and which variant of it is the transition.
+
+    The study's main comparison as far as it has finished; before that the first look.
+    """
+    study = finished(PRIMARY_GRID)
+    if study and "transition" in study.variants:
+        return study, "transition"
+    return grids.load(FIRST_LOOK), "ramp"
 
 
 def complete_pairs(grid_name: GridLike = SETUPS_GRID, variant: str = "transition", baseline: str = "ce",

@@ -20,6 +20,35 @@ def verdicts(frame: pd.DataFrame | None = None) -> pd.DataFrame:
         "what would change it": found["change"]})
 
 
+def answer(grid_name: GridLike, differences: pd.DataFrame) -> str:
+    """What the differences of one loss to cross entropy say in each setup, and what they come to, as MyST.
+
+    Args:
+        grid_name: the grid.
+        differences: rows of the loss as :func:`paperlib.analysis.differences` gives them. Of one that is ahead, the
+            interval lies above 0.
+    """
+    labels = analysis.labels(grid_name)
+    memorises = analysis.memorisation(grid_name).set_index("setup")["memorises"]
+    lines, ahead = [], {}
+    for setup, own in differences.groupby("setup", sort=False):
+        sides = {"ahead": own.loc[own["low"] > 0, "k"], "behind": own.loc[own["high"] < 0, "k"]}
+        parts = [f"{side} at k = {', '.join(map(str, ks))}" for side, ks in sides.items() if len(ks)]
+        ahead[setup] = (sides["ahead"] > 1).any() and not (sides["behind"] > 1).any()
+        does = "memorises" if memorises[setup] else "does not memorise"
+        lines.append(f"- **{labels[setup]}**: cross entropy {does} its training images; the transition is "
+                     f"{' and '.join(parts) or 'ahead at no length, and behind at none'}.")
+    where = [bool(memorises[setup]) for setup, leads in ahead.items() if leads]
+    if not where:
+        end = "For certain, cross entropy is beaten in no setup by lists of several candidates."
+    elif all(where):
+        end = ("So the paper's picture shows up where cross entropy memorises, and only there. If the first candidate "
+               "matters, or if your network is far from fitting its training set, stay with cross entropy.")
+    else:
+        end = "So the paper's picture shows up, and not only where cross entropy memorises."
+    return "\n".join([*lines, "", end])
+
+
 def primary(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
     """The primary tests: differences with joint intervals, and p-values of sign flips."""
     found = analysis.primary(grid_name) if frame is None else frame
