@@ -248,9 +248,9 @@ def test_verdict_over_setups(parts, all_of_them, but_one):
     ("hhh", 1, "an interval that reaches 0 in 2 setups where it lies above now"),
     ("hhf", 1, "an interval that reaches 0 in 1 setup where it lies above now"),
     ("h", 1, "reproduced needs 1 setup more"),
-    ("hlf", 0, "reproduced needs 2 setups more; more seeds may settle b; the sign is wrong, or an interval below 0, "
-               "in c"),
-    ("ff", 1, "reproduced needs 2 setups more; the sign is wrong, or an interval below 0, in a, b"),
+    ("hlf", 0, "reproduced needs 2 setups more. More seeds may settle: b. The sign is wrong, or an interval below 0: "
+               "c"),
+    ("ff", 1, "reproduced needs 2 setups more. The sign is wrong, or an interval below 0: a; b"),
 ])
 def test_what_would_change_a_verdict(parts, exceptions, text):
     words = {"h": "holds", "l": "leans", "f": "fails"}

@@ -15,7 +15,7 @@ def verdicts(frame: pd.DataFrame | None = None) -> pd.DataFrame:
     return pd.DataFrame({
         "the paper's claim and figure": [f"**{row.id}** {row.claim}: {row.paper}." for row in rows(found)],
         "ours": found["ours"],
-        "verdict": [f"**{row.verdict}**" + (f", {row.evidence}" if row.ours != "no runs" else "")
+        "verdict": [f"**{row.verdict}**" + (f", {row.evidence}" if row.verdict != "not yet tested" else "")
                     for row in rows(found)],
         "what would change it": found["change"]})
 
@@ -42,10 +42,12 @@ def answer(grid_name: GridLike, differences: pd.DataFrame) -> str:
     if not where:
         end = "For certain, cross entropy is beaten in no setup by lists of several candidates."
     elif all(where):
-        end = ("So the paper's picture shows up where cross entropy memorises, and only there. If the first candidate "
-               "matters, or if your network is far from fitting its training set, stay with cross entropy.")
+        end = ("By these intervals, each of which stands alone, the paper's picture shows up where cross entropy "
+               "memorises, and only there. If the first candidate matters, or if your network is far from fitting its "
+               "training set, stay with cross entropy.")
     else:
-        end = "So the paper's picture shows up, and not only where cross entropy memorises."
+        end = ("By these intervals, each of which stands alone, the paper's picture shows up, and not only where "
+               "cross entropy memorises.")
     return "\n".join([*lines, "", end])
 
 
