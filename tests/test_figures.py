@@ -184,8 +184,10 @@ def test_a_loss_keeps_its_colour_and_marker():
     assert len({marker for _, marker in together.values()}) == 5
     both = figures.looks(["transition", "ramp"])
     assert both["transition"] == alone["ramp"] != both["ramp"]
-    with pytest.raises(ValueError, match="at most 10"):
-        figures.looks([f"loss{i}" for i in range(11)])
+    many = figures.looks(["ce", *(f"loss{i}" for i in range(13)), "transition"])
+    assert len(set(many.values())) == len({marker for _, marker in many.values()}) == 15
+    with pytest.raises(ValueError, match="at most 20"):
+        figures.looks([f"loss{i}" for i in range(21)])
 
 
 def test_the_map_shows_what_ran_and_hatches_what_did_not():

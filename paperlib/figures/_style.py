@@ -15,7 +15,7 @@ Labels = Mapping[str, str] | None
 #: Inches. At this width letters of 12 points stay readable on a screen of 390 pixels.
 WIDTH = 6.4
 _COLOURS = sns.color_palette("colorblind")
-_MARKERS = "osD^vPX*<>"
+_MARKERS = "osD^vPX*<>", "hpd8H1234|"  # the second ten for a grid of so many losses that colours repeat
 #: A loss keeps its colour and marker in every figure; names not listed take the places that are left.
 _PLACES = {"ce": 0, "ramp": 1, "transition": 1, "constant": 2, "grouped": 3}
 
@@ -38,13 +38,20 @@ def looks(variants: Sequence[str]) -> dict[str, tuple[Any, str]]:
 
     Of two that have the same fixed place, as two forms of the transition, the second counts as another.
     """
-    free = iter([place for place in range(len(_COLOURS)) if place not in {_PLACES.get(name) for name in variants}])
+    places = range(len(_COLOURS) * len(_MARKERS))
+    free = iter([place for place in places if place not in {_PLACES.get(name) for name in variants}])
     found: dict[str, tuple[Any, str]] = {}
     for name in variants:
         place = _PLACES.get(name)
-        if place is None or (_COLOURS[place], _MARKERS[place]) in found.values():
+        if place is None or _look(place) in found.values():
             place = next(free, None)
         if place is None:
-            raise ValueError(f"{len(variants)} variants: expected at most {len(_COLOURS)}, more cannot be told apart")
-        found[name] = (_COLOURS[place], _MARKERS[place])
+            raise ValueError(f"{len(variants)} variants: expected at most {len(places)}, more cannot be told apart")
+        found[name] = _look(place)
     return found
+
+
+def _look(place: int) -> tuple[Any, str]:
+    """The colours go round once for each row of markers."""
+    row, column = divmod(place, len(_COLOURS))
+    return _COLOURS[column], _MARKERS[row][column]
