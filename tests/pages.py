@@ -1,27 +1,22 @@
-"""A chapter's cells run in this process, on whatever records and documents a test has put in place."""
+"""The pages of the report, as _toc.yml lists them."""
 
 from __future__ import annotations
 
-import ast
-from typing import Any
+from pathlib import Path
 
-import jupytext
-import myst_nb
-import pytest
+import yaml
 
-from paperlib import paths
+ROOT = Path(__file__).resolve().parents[1]
 
 
-def run_page(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], str]:
-    """What the cells of a chapter compute, and all text that they glue or show."""
-    shown: list[str] = []
-    monkeypatch.setattr(myst_nb, "glue", lambda key, value, display: shown.append(f"{key}: {value}"))
-    names: dict[str, Any] = {}
-    for cell in jupytext.read(paths.BOOK / f"{name}.md", fmt="md:myst").cells:
-        if cell.cell_type == "code":
-            body = ast.parse(cell.source).body
-            last = body.pop() if isinstance(body[-1], ast.Expr) else None
-            exec(compile(ast.Module(body, []), name, "exec"), names)
-            value = eval(compile(ast.Expression(last.value), name, "eval"), names) if last else None
-            shown.append(getattr(value, "data", None) or "")
-    return names, "\n".join(shown)
+def pages() -> list[str]:
+    """The names of all pages, such as book/index: the root first, then in the order of the report."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    entries = [entry for part in toc["parts"] for entry in part["chapters"]]
+    found = [toc["root"]]
+    for entry in entries:
+        if "glob" in entry:
+            found += sorted(str(p.relative_to(ROOT).with_suffix("")) for p in ROOT.glob(entry["glob"]))
+        else:
+            found.append(entry["file"])
+    return found

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from chapter_cells import run_page
 from grids_for_tests import Study, make_record
-from pages import run_page
 
 from paperlib import analysis, grids, presets, records, tables
 from paperlib.analysis import comparisons

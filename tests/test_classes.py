@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from chapter_cells import run_page
 from grids_for_tests import Study, make_record
-from pages import run_page
 
 from experiments import by_class
 from paperlib import analysis, data, figures, grids, paths, predictions, presets, records, tables, train

@@ -9,8 +9,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from chapter_cells import run_page
 from grids_for_tests import Study, make_record
-from pages import run_page
 from scipy import stats as distributions
 
 from experiments import posthoc as script
