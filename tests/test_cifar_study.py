@@ -256,3 +256,33 @@ def test_the_first_answer_in_words(study, monkeypatch, gains, says, end):
     first, second, _, last = tables.answer(grid, rows).split("\n")
     assert first.startswith("- **fifth of it**: cross entropy memorises") and says[0] in first and says[1] in second
     assert "does not memorise" in second and end in last
+
+
+def test_a_transition_that_never_left_cross_entropy_tests_nothing(study):
+    run(study)
+    for grid in ("cifar-more", "cifar-main"):
+        for cell in grids.load(grid).cells:
+            if cell.variant == "transition" and cell.setup in ("resnet", "all"):
+                record = make_record(cell, ranks(cell.seed, *CE[cell.setup]), CLASSES)
+                records.write(record, study.records / grid)
+    found = analysis.study_verdicts(draws=60).set_index("id")
+    assert found["verdict"].to_dict() == {"C2": "reproduced", "C3": "partly", "C4": "partly", "C5": "not yet tested"}
+    assert "all of it: transition the same networks as with cross entropy, lead +" in found.loc["C2", "ours"]
+    assert all(f"{setup} of it: the same networks" in found.loc[key, "ours"]
+               for key in ("C3", "C4") for setup in ("all", "resnet"))
+    assert "memorises" in found.loc["C5", "change"]
+    study.grid("first-study", (study.grids / "cifar-main.toml").read_text())
+    today = analysis.verdicts_today(draws=60).set_index("id")
+    assert today.loc["C5", "ours"] == "the same networks as with cross entropy"
+
+
+def test_the_chapter_shows_a_transition_that_never_left_cross_entropy(study, monkeypatch):
+    other_grids(study)
+    monkeypatch.setattr(presets, "document", lambda: {"transition": None, "entropy": None})
+    run(study)
+    for grid in ("cifar-more", "cifar-main"):
+        for cell in grids.load(grid).cells:
+            if cell.variant == "transition" and cell.setup == "all":
+                records.write(make_record(cell, ranks(cell.seed, *CE["all"]), CLASSES), study.records / grid)
+    _, text = run_page("03-results", monkeypatch)
+    assert "0.00 [0.00, 0.00]" in text and "never" in text and "nan" not in text.lower()

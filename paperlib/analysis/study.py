@@ -23,6 +23,8 @@ FIRST_LOOK = "first-study"
 RIVALS = ("transition", "smoothed")
 #: The setup that C5 speaks of.
 RESNET = "resnet"
+#: What is said of a setup in which the transition stayed at strength 0.
+SAME = "the same networks as with cross entropy"
 #: The fewest seeds of a grid of many that count.
 FEWEST = 4
 
@@ -109,7 +111,7 @@ def verdicts_today(level: Any = 0.95, draws: int = 1000) -> pd.DataFrame:
     for row in claims.verdicts(level=level, draws=draws).to_dict("records"):
         evidence = "the synthetic study"
         if row["id"] in study.index:
-            tested = study.loc[row["id"], "verdict"] != claims.NOTHING.verdict
+            tested = study.loc[row["id"], "verdict"] != claims.NOTHING.verdict or study.loc[row["id"], "ours"] == SAME
             evidence = "the study" if tested else "the first look"
             if tested:
                 row = study.loc[row["id"]].to_dict()
@@ -122,6 +124,11 @@ def verdicts_today(level: Any = 0.95, draws: int = 1000) -> pd.DataFrame:
 def _planned(grid_name: GridLike) -> int:
     """How many setups a claim will be about: intervals hold together over all of them, also before all have run."""
     return len(grids.load(grid_name).setups)
+
+
+def _same(pair: Pair) -> bool:
+    """Whether the loss never left the baseline: each network ranks as its twin does, and nothing is compared."""
+    return np.array_equal(*pair)
 
 
 def _gap(pair: Pair, k: int) -> NDArray[np.float64]:
@@ -137,25 +144,30 @@ def _c2(rivals: Mapping[str, Mapping[str, Pair]], labels: Mapping[str, str],
         return claims.NOTHING
     parts, texts = {}, []
     for setup in setups:
-        leads = [stats.paired_t_interval(-_gap(pairs[setup], 1), level, _planned(PRIMARY_GRID) * len(rivals))
-                 for pairs in rivals.values()]
-        parts[labels.get(setup, setup)] = claims.part_status(leads)
-        texts.append(f"{labels.get(setup, setup)}: lead " + ", ".join(
-            f"{_points(lead)} over {rival}" for rival, lead in zip(rivals, leads, strict=True)))
+        leads = {rival: stats.paired_t_interval(-_gap(pairs[setup], 1), level, _planned(PRIMARY_GRID) * len(rivals))
+                 for rival, pairs in rivals.items() if not _same(pairs[setup])}
+        if leads:
+            parts[labels.get(setup, setup)] = claims.part_status(list(leads.values()))
+        texts.append(f"{labels.get(setup, setup)}: " + ", ".join(
+            f"lead {_points(leads[rival])} over {rival}" if rival in leads else f"{rival} {SAME}" for rival in rivals))
     return claims.over_setups(_text(texts, setups), parts)
 
 
 def _c3(pairs: Mapping[str, Pair], labels: Mapping[str, str], level: Any) -> claims.Finding:
     gains = {setup: stats.paired_t_interval(_gap(pair, 5), level, _planned(SETUPS_GRID))
-             for setup, pair in pairs.items()}
+             for setup, pair in pairs.items() if not _same(pair)}
     return claims.over_setups(
-        _text([f"{labels[setup]}: {_points(gain)}" for setup, gain in gains.items()], gains),
+        _text([f"{labels[setup]}: {_points(gains[setup]) if setup in gains else SAME}" for setup in pairs], pairs),
         {labels[setup]: claims.part_status([gain]) for setup, gain in gains.items()}, exceptions=1)
 
 
 def _c4(pairs: Mapping[str, Pair], labels: Mapping[str, str], level: Any, draws: int) -> claims.Finding:
     parts, texts = {}, []
     for setup, (own, other) in pairs.items():
+        if _same((own, other)):
+            texts.append(f"{labels[setup]}: {SAME}")
+            continue
+
         def curve(mine: NDArray[np.int64], theirs: NDArray[np.int64]) -> NDArray[np.float64]:
             most = claims.C4_KS[-1] + 1
             gap = np.bincount(np.minimum(mine, most), minlength=most + 1)
@@ -176,6 +188,8 @@ def _c4(pairs: Mapping[str, Pair], labels: Mapping[str, str], level: Any, draws:
 def _c5(pairs: Mapping[str, Pair], level: Any, draws: int) -> claims.Finding:
     if RESNET not in pairs:
         return claims.Finding("no runs of ResNet-18", "not yet tested", "the runs")
+    if _same(pairs[RESNET]):
+        return claims.Finding(SAME, "not yet tested", "a setup in which ResNet-18 memorises")
     band = stats.smallest_k_difference(*pairs[RESNET], 0.99, level, draws)
     text = f"{_sign(band.estimate, 1)} [{_sign(band.low, 1)}, {_sign(band.high, 1)}] candidates"
     return claims.Finding(f"{text}, {len(pairs[RESNET][0])} seeds", claims.size_verdict(*band), claims.SIZE_CHANGE)
