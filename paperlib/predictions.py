@@ -23,6 +23,12 @@ class Predictions:
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
 
+    def __post_init__(self) -> None:
+        logits, labels = self.logits, self.labels
+        if logits.ndim != 2 or logits.dtype != np.float32 or labels.shape != logits.shape[:1]:
+            raise ValueError(f"logits {logits.shape} of {logits.dtype} and labels {labels.shape}: expected float32 "
+                             "(n, C) and (n,)")
+
 
 def place(folder: Path | str, run_id: str) -> Path:
     """The file of one run: a compressed numpy archive."""
@@ -63,10 +69,10 @@ def load(folder: Path | str, run_id: str, split: str) -> Predictions:
     try:
         with open(path, "rb") as file, np.load(file) as content:  # np.load alone leaves a broken file open
             arrays = dict(content)
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, TypeError, ValueError, EOFError, OSError) as error:
         raise ValueError(f"{path}: expected the predictions of a run ({error}). Delete it and run its cell "
                          "again.") from error
-    if f"{split}_logits" not in arrays:
+    if not {f"{split}_logits", f"{split}_labels"} <= set(arrays):
         held = [name.removesuffix("_logits") for name in arrays if name.endswith("_logits")]
         raise ValueError(f"{path} holds no {split!r} predictions: expected one of {', '.join(held) or '(none)'}")
     return Predictions(arrays[f"{split}_logits"], arrays[f"{split}_labels"])

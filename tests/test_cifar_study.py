@@ -9,7 +9,8 @@ from chapter_cells import run_page
 from grids_for_tests import Study, make_record
 
 from paperlib import analysis, grids, presets, records, tables
-from paperlib.analysis import comparisons
+from paperlib.analysis import claims, comparisons
+from paperlib.analysis import study as study_module
 
 SETUP = '[[setup]]\nname = "NAME"\nlabel = "NAME of it"\nKEYS\n'
 SETUPS = {"fifth": "train_fraction = 0.2", "all": "", "resnet": 'model = "resnet18"'}
@@ -190,7 +191,7 @@ def test_the_chapter_shows_what_has_finished_and_says_what_has_not(study, monkey
     other_grids(study)
     monkeypatch.setattr(presets, "document", lambda: {"transition": None, "entropy": None})
     _, text = run_page("03-results", monkeypatch)
-    assert text.count("Not yet run") == 8 and "{table}" not in text and "not chosen yet" in text
+    assert text.count("Not yet run") == 8 and "{table}" not in text and "The transition is not chosen yet." in text
     run(study, seeds=4, setups=("fifth",))
     _, text = run_page("03-results", monkeypatch)
     assert "tab-study-accuracy" in text and "tab-aim" in text and text.count("Not yet run") == 2  # primary, rivals
@@ -239,9 +240,10 @@ def test_an_aim_that_few_seeds_do_not_settle_is_open(study):
 
 
 @pytest.mark.parametrize(("gains", "says", "end"), [
-    ({"fifth": 0.03, "all": -0.03}, ["ahead at k = 5", "behind at k = 5"], "and only there"),
+    ({"fifth": 0.03, "all": -0.03}, ["ahead at k = 5", "behind at k = 5"], "memorises, and not where it does not."),
+    ({"fifth": 0.03, "all": None}, ["ahead at k = 5", "never left it"], "where cross entropy memorises."),
     ({"fifth": -0.03, "all": 0.03}, ["behind at k = 5", "ahead at k = 5"], "not only where"),
-    ({"fifth": 0.0, "all": 0.0}, ["ahead at no length", "ahead at no length"], "beaten in no setup"),
+    ({"fifth": 0.0, "all": 0.0}, ["ahead at no length", "ahead at no length"], "in no setup is the transition ahead"),
 ])
 def test_the_first_answer_in_words(study, monkeypatch, gains, says, end):
     study.grid("first-study", (study.grids / "cifar-main.toml").read_text())
@@ -251,8 +253,10 @@ def test_the_first_answer_in_words(study, monkeypatch, gains, says, end):
     assert (grid.name, ours) == ("cifar-main", "transition")
     monkeypatch.setattr(analysis, "memorisation", lambda name: pd.DataFrame(
         {"setup": ["fifth", "all"], "memorises": [True, False]}))
-    rows = pd.DataFrame([{"setup": setup, "variant": ours, "k": k, "low": gain - 0.01, "high": gain + 0.01}
-                         for setup, top5 in gains.items() for k, gain in ((1, 0.0), (5, top5))])
+    rows = pd.DataFrame([{"setup": setup, "variant": ours, "k": k, "mean": gain, "low": gain - width,
+                          "high": gain + width}
+                         for setup, top5 in gains.items() for width in [0.01 if top5 is not None else 0.0]
+                         for k, gain in ((1, 0.0), (5, top5 or 0.0))])
     first, second, _, last = tables.answer(grid, rows).split("\n")
     assert first.startswith("- **fifth of it**: cross entropy memorises") and says[0] in first and says[1] in second
     assert "does not memorise" in second and end in last
@@ -267,6 +271,7 @@ def test_a_transition_that_never_left_cross_entropy_tests_nothing(study):
                 records.write(record, study.records / grid)
     found = analysis.study_verdicts(draws=60).set_index("id")
     assert found["verdict"].to_dict() == {"C2": "reproduced", "C3": "partly", "C4": "partly", "C5": "not yet tested"}
+    assert found.loc["C3", "change"] == "reproduced needs 1 setup more"
     assert "all of it: transition the same networks as with cross entropy, lead +" in found.loc["C2", "ours"]
     assert all(f"{setup} of it: the same networks" in found.loc[key, "ours"]
                for key in ("C3", "C4") for setup in ("all", "resnet"))
@@ -286,3 +291,18 @@ def test_the_chapter_shows_a_transition_that_never_left_cross_entropy(study, mon
                 records.write(make_record(cell, ranks(cell.seed, *CE["all"]), CLASSES), study.records / grid)
     _, text = run_page("03-results", monkeypatch)
     assert "0.00 [0.00, 0.00]" in text and "never" in text and "nan" not in text.lower()
+
+
+def test_reproduced_takes_the_setups_of_the_plan(study):
+    run(study, setups=("fifth",))
+    found = analysis.study_verdicts(draws=60).set_index("id")
+    assert found.loc["C2", ["verdict", "change"]].tolist() == ["partly", "1 setups of the plan are still to come"]
+
+
+def test_a_claim_about_all_setups_needs_the_loss_to_act_in_all_but_one():
+    own, other = np.ones((4, 9), dtype=np.int64), np.full((4, 9), 2)
+    reproduced = claims.Finding("ours", "reproduced", "nothing")
+    pairs = {"a": (own, other), "b": (own, own), "c": (other, own)}
+    assert study_module._of_acting(reproduced, pairs) == reproduced
+    capped = study_module._of_acting(reproduced, pairs | {"d": (other, other)})
+    assert capped.verdict == "partly" and "in 2 setups" in capped.change

@@ -53,6 +53,23 @@ def test_what_cannot_be_read_is_named(tmp_path, some, content):
         predictions.load(tmp_path, "abc", "test")
 
 
+def test_what_does_not_fit_is_refused(some):
+    for logits, labels in [(some.logits, some.labels[:1]), (some.logits.astype(float), some.labels),
+                           (some.logits[0], some.labels)]:
+        with pytest.raises(ValueError, match=r"expected float32 \(n, C\)"):
+            Predictions(logits, labels)
+
+
+def test_an_archive_of_something_else_is_named(tmp_path):
+    np.savez(tmp_path / "abc.npz", test_logits=np.zeros((2, 3), np.float32))
+    with pytest.raises(ValueError, match="holds no 'test' predictions"):
+        predictions.load(tmp_path, "abc", "test")
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    (tmp_path / "array.npy").rename(tmp_path / "abd.npz")
+    with pytest.raises(ValueError, match=r"abd\.npz: expected the predictions of a run"):
+        predictions.load(tmp_path, "abd", "test")
+
+
 def test_a_file_is_whole_or_the_one_before(tmp_path, some, monkeypatch):
     predictions.save(tmp_path, "abc", {"test": some})
 

@@ -1,8 +1,8 @@
 """The five claims of the paper, and a verdict on each computed from records.
 
 The rules were written down before the results. A claim about several comparisons is read through intervals
-that hold together (Bonferroni over setups, rivals and values of k), paired by seed. The transition loss of a
-verdict is the late ramp, the reading stated beforehand; other readings are descriptive.
+that hold together (Bonferroni over setups, rivals and values of k), paired by seed. The transition loss of the first
+look is the late ramp, the reading stated beforehand; that of the study is chosen on validation images.
 """
 
 from collections.abc import Mapping, Sequence

@@ -30,24 +30,30 @@ def answer(grid_name: GridLike, differences: pd.DataFrame) -> str:
     """
     labels = analysis.labels(grid_name)
     memorises = analysis.memorisation(grid_name).set_index("setup")["memorises"]
-    lines, ahead = [], {}
+    lines, ahead, first = [], {}, False
     for setup, own in differences.groupby("setup", sort=False):
+        does = "memorises" if memorises[setup] else "does not memorise"
+        head = f"- **{labels[setup]}**: cross entropy {does} its training images; the transition "
+        if not own[["mean", "low", "high"]].to_numpy().any():
+            lines.append(head + "never left it, and its networks are the same.")
+            continue
         sides = {"ahead": own.loc[own["low"] > 0, "k"], "behind": own.loc[own["high"] < 0, "k"]}
         parts = [f"{side} at k = {', '.join(map(str, ks))}" for side, ks in sides.items() if len(ks)]
-        ahead[setup] = (sides["ahead"] > 1).any() and not (sides["behind"] > 1).any()
-        does = "memorises" if memorises[setup] else "does not memorise"
-        lines.append(f"- **{labels[setup]}**: cross entropy {does} its training images; the transition is "
-                     f"{' and '.join(parts) or 'ahead at no length, and behind at none'}.")
-    where = [bool(memorises[setup]) for setup, leads in ahead.items() if leads]
+        ahead[setup] = bool((sides["ahead"] > 1).any() and not (sides["behind"] > 1).any())
+        first |= bool((sides["behind"] == 1).any())
+        lines.append(head + f"is {' and '.join(parts) or 'ahead at no length, and behind at none'}.")
+    where = {bool(memorises[setup]) for setup, leads in ahead.items() if leads}
+    others = {bool(memorises[setup]) for setup, leads in ahead.items() if not leads}
+    start = "By these intervals, each of which stands alone, "
     if not where:
-        end = "For certain, cross entropy is beaten in no setup by lists of several candidates."
-    elif all(where):
-        end = ("By these intervals, each of which stands alone, the paper's picture shows up where cross entropy "
-               "memorises, and only there. If the first candidate matters, or if your network is far from fitting its "
-               "training set, stay with cross entropy.")
+        end = start + "in no setup is the transition ahead at some longer list and behind at none."
+    elif where == {True}:
+        end = (start + "the paper's picture shows up where cross entropy memorises"
+               + (", and not where it does not." if False in others else "."))
     else:
-        end = ("By these intervals, each of which stands alone, the paper's picture shows up, and not only where "
-               "cross entropy memorises.")
+        end = start + "the paper's picture shows up, and not only where cross entropy memorises."
+    if first:
+        end += " If the first candidate matters most, stay with cross entropy."
     return "\n".join([*lines, "", end])
 
 
