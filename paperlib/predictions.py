@@ -3,8 +3,7 @@
 They are large and are not committed; what is computed from them is, with the code that did it.
 """
 
-import os
-import tempfile
+import io
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -14,6 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from paperlib import records
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,12 @@ def place(folder: Path | str, run_id: str) -> Path:
 def save(folder: Path | str, run_id: str, splits: Mapping[str, Predictions]) -> Path:
     """Write the predictions of a run atomically; ``splits`` by name, "validation" or "test"."""
     path = place(folder, run_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {
         f"{split}_{key}": value for split, found in splits.items()
         for key, value in (("logits", found.logits), ("labels", found.labels))}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    records.write_atomically(path, content.getvalue())
     return path
 
 

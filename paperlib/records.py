@@ -201,13 +201,13 @@ def _read_unchanged(path: Path, *version: int) -> Record:
     return read(path)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` so that ``path`` holds either all of it or what it held before, whatever happens."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write ``content`` so that ``path`` holds either all of it or what it held before, whatever happens."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes it private; a record is evidence for everybody
