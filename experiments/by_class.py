@@ -7,8 +7,6 @@ kept, and grids can be added later: ``python experiments/by_class.py cifar-setup
 
 import argparse
 import hashlib
-import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from paperlib import analysis, data, documents, environment, metrics, paths, predictions, records, reliability
+from paperlib import analysis, data, documents, environment, paths, predictions, records, reliability
 from paperlib.config import RunConfig
+from paperlib.documents import digits
 from paperlib.records import Record
 
 #: Those that the chapter on classes shows.
@@ -65,14 +64,11 @@ def scores(record: Record, images: Images, folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: they are not those of the record, or not of these images.
     """
-    kept = predictions.load(folder, record.run_id, "test")
-    if kept.logits.shape[0] != len(images.labels) or (kept.labels != images.labels).any():
+    kept = predictions.recorded(folder, record, "test")
+    if not np.array_equal(kept.labels, images.labels):
         raise ValueError(f"{predictions.place(folder, record.run_id)}: its labels are not those of the test images of "
                          f"{images.about['dataset']}")
-    ranks = metrics.label_ranks(torch.from_numpy(kept.logits), torch.from_numpy(kept.labels)).numpy()
-    if (ranks != record.ranks("test")).any():
-        raise ValueError(f"{predictions.place(folder, record.run_id)}: the ranks of its labels are not those of "
-                         f"record {record.run_id}: expected the predictions that were kept when it was made")
+    ranks = record.ranks("test")
     tables = {k: reliability.reliability(kept.logits, ranks, k, BINS) for k in SCORE_KS if k < kept.logits.shape[1]}
     found: dict[str, Any] = {
         "calibration_error": {str(k): digits(reliability.calibration_error(table)) for k, table in tables.items()},
@@ -85,15 +81,6 @@ def scores(record: Record, images: Images, folder: Path) -> dict[str, Any]:
     return found
 
 
-def digits(values: Any) -> Any:
-    """As a document holds numbers: six significant digits, None for none; counts as they are."""
-    if isinstance(values, list):
-        return [digits(value) for value in values]
-    if isinstance(values, float):
-        return None if math.isnan(values) else float(f"{values:.6g}")
-    return values
-
-
 def wanted(found: Sequence[Record], folder: Path | None, before: dict[str, Any]) -> dict[str, Any]:
     """What each run's cell is made from; a run whose record was made anew has another."""
     cells = {}
@@ -104,17 +91,6 @@ def wanted(found: Sequence[Record], folder: Path | None, before: dict[str, Any])
         cells[record.run_id] = {"ranks": digest, "scores": kept or bool(
             folder and predictions.place(folder, record.run_id).exists())}
     return cells
-
-
-def earlier(path: Path, shared: dict[str, Any]) -> dict[str, Any]:
-    """The cells of the document at ``path`` that can be kept, and what they were made from."""
-    if not path.exists():
-        return {}
-    document = json.loads(path.read_text(encoding="utf-8"))
-    cells = document["settings"].pop("cells")
-    if document["settings"] != shared:
-        return {}
-    return {name: cells[name] for name, cell in document["cells"].items() if not cell["code"]["dirty"]}
 
 
 def to_count(grid_names: Sequence[str]) -> list[Record]:
@@ -157,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images = Images(RunConfig.from_dict(found[0].config))
     check(found, images)
     shared = {"ks": images.ks, "list": LIST, "bins": BINS, "data": images.about}
-    before = earlier(chosen.out, shared)
+    before = documents.kept(chosen.out, "experiments/by_class.py", shared)
     asked = {record.run_id for record in found}
     found += [record for record in records.load() if record.run_id in before and record.run_id not in asked]
     by_id = {record.run_id: record for record in found}

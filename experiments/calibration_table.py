@@ -3,19 +3,17 @@
 It takes some minutes of one core. ``--smoke --out FILE`` shows in seconds that everything runs.
 """
 
-import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import scipy
 import torch
 from torch import Tensor
 
-from paperlib import calibration, environment, losses, paths, records
+from paperlib import calibration, documents, environment, losses, paths, records
 
 SETTINGS: dict[str, Any] = {"count": 24, "num_classes": 5, "k": 2, "gap": 0.02, "seed": 0}
 SMOKE = {"count": 2, "steps": 20, "starts": 2}
@@ -104,13 +102,7 @@ def measure(case: Case, smoke: bool = False) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Test the cases and write the document."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=paths.CALIBRATION)
-    parser.add_argument("--smoke", action="store_true")
-    parser.add_argument("--commit", help="of the code, where there is no git")
-    chosen = parser.parse_args(arguments)
-    if chosen.smoke and chosen.out == paths.CALIBRATION:
-        parser.error("--smoke would replace the results that the report prints: name another file with --out")
+    chosen = documents.options(__doc__, paths.CALIBRATION, arguments)
     torch.set_num_threads(1)
     tested = []
     for case in cases():

@@ -4,11 +4,9 @@ It takes some minutes of one core. A killed run goes on where it was. ``--smoke 
 seconds that everything runs.
 """
 
-import argparse
 import copy
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -132,8 +130,7 @@ def doubled(networks: Sequence[nn.Module]) -> list[nn.Module]:
 
 
 def digits(values: Tensor | NDArray[np.float64]) -> list[float]:
-    """As a document holds numbers: eight significant digits."""
-    return [float(f"{value:.8g}") for value in values.tolist()]
+    return list(documents.digits(values.tolist(), 8))
 
 
 def measure(settings: dict[str, Any], name: str) -> dict[str, Any]:
@@ -153,13 +150,7 @@ def measure(settings: dict[str, Any], name: str) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the cells and write the document."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=paths.CONVERGENCE)
-    parser.add_argument("--smoke", action="store_true")
-    parser.add_argument("--commit", help="of the code, where there is no git")
-    chosen = parser.parse_args(arguments)
-    if chosen.smoke and chosen.out == paths.CONVERGENCE:
-        parser.error("--smoke would replace the results that the report prints: name another file with --out")
+    chosen = documents.options(__doc__, paths.CONVERGENCE, arguments)
     torch.set_num_threads(1)
     settings = SETTINGS | (SMOKE if chosen.smoke else {})
     head = {"settings": settings, "code": environment.code(chosen.commit),

@@ -5,17 +5,15 @@ accuracy is the median of its cell: neither the best nor the worst. ``--smoke --
 epochs.
 """
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from paperlib import environment, grids, paths, records
+from paperlib import documents, environment, grids, paths, records
 from paperlib.config import RunConfig
 from paperlib.ensemble import trained_many
 
@@ -37,13 +35,7 @@ def kept(config: RunConfig, commit: str | None = None) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train the cells and write the document."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=paths.NETWORKS)
-    parser.add_argument("--smoke", action="store_true")
-    parser.add_argument("--commit", help="of the code, where there is no git")
-    chosen = parser.parse_args(arguments)
-    if chosen.smoke and chosen.out == paths.NETWORKS:
-        parser.error("--smoke would replace the networks that the report draws: name another file with --out")
+    chosen = documents.options(__doc__, paths.NETWORKS, arguments)
     started = time.process_time()
     smoke = {"seed": [0, 1], "epochs": 2, "evaluate_every": 2} if chosen.smoke else {}
     found = {cell.variant: kept(cell.config.replace(**smoke), chosen.commit) for cell in grids.load(GRID).cells

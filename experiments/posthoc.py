@@ -58,21 +58,9 @@ def kept_runs(grid_name: str, variants: Sequence[str] | None, folder: Path) -> t
 
 
 def tensors(record: Record, folder: Path, split: str) -> tuple[Tensor, Tensor]:
-    """Logits and labels of a run.
-
-    Raises:
-        ValueError: the ranks that follow from them are not those of the record.
-    """
-    found = predictions.load(folder, record.run_id, split)
-    logits, labels = torch.from_numpy(found.logits), torch.from_numpy(found.labels)
-    expected = record.ranks(split)
-    own = metrics.label_ranks(logits, labels).numpy()
-    differ = len(expected) if own.shape != expected.shape else int((own != expected).sum())
-    if differ:
-        raise ValueError(f"{predictions.place(folder, record.run_id)}: {differ} of {len(expected)} {split} ranks are "
-                         "not those of the record: expected the logits of the recorded run. Keep those that the "
-                         "sweep writes together with the record.")
-    return logits, labels
+    """Logits and labels of a run."""
+    found = predictions.recorded(folder, record, split)
+    return torch.from_numpy(found.logits), torch.from_numpy(found.labels)
 
 
 def measure(settings: dict[str, Any], record: Record, place: str, folder: Path) -> dict[str, Any]:
@@ -99,24 +87,7 @@ def measure(settings: dict[str, Any], record: Record, place: str, folder: Path) 
 
 
 def digits(value: float) -> float:
-    """As a document holds numbers: eight significant digits."""
-    return float(f"{value:.8g}")
-
-
-def earlier(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Cells of the document that is there, so that runs can be added to them.
-
-    Raises:
-        ValueError: it is of other settings.
-    """
-    if not path.exists():
-        return {}
-    document = documents.load(path, "experiments/posthoc.py", {"settings", "cells"})
-    if {**document["settings"], "cells": None} != {**settings, "cells": None}:
-        raise ValueError(f"{path} was made with other settings: expected those of this script. Delete it, or name "
-                         "another file with --out")
-    return {name: what for name, what in document["settings"]["cells"].items()
-            if name in document["cells"] and not document["cells"][name]["code"]["dirty"]}
+    return float(documents.digits(value, 8))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         runs, lacking = kept_runs(chosen.grid, chosen.variants, chosen.predictions)
         pairs = {cell.config.run_id: (cell, record) for cell, record in runs}
-        cells = earlier(chosen.out, SETTINGS)
+        cells = documents.kept(chosen.out, "experiments/posthoc.py", json.loads(json.dumps(SETTINGS)))
         cells |= {run_id: {"results": digest(record)} for run_id, (_, record) in pairs.items()}
         head = {"settings": json.loads(json.dumps({**SETTINGS, "cells": cells})),
                 "code": environment.code(chosen.commit), "environment": environment.describe(torch.device("cpu"))}

@@ -4,10 +4,8 @@ It takes some minutes of one core. A killed run goes on where it was. ``--smoke 
 everything runs.
 """
 
-import argparse
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,13 +88,8 @@ def trained(settings: dict[str, Any], data: robustness.Plane, clouds: dict[float
             depth = robustness.margins(own, k).reshape(data.joint.shape)
             rows.append({**boundary(settings, data, clouds, depth > 0), "margin": robustness.weighted_quantiles(
                 depth, data.joint, settings["margin_shares"])})
-        found[str(k)] = {key: digits([row[key] for row in rows]) for key in rows[0]}
+        found[str(k)] = {key: documents.digits([row[key] for row in rows]) for key in rows[0]}
     return found
-
-
-def digits(values: Any) -> Any:
-    """As a document holds numbers: six significant digits."""
-    return [digits(value) for value in values] if isinstance(values, list) else float(f"{values:.6g}")
 
 
 def measure(settings: dict[str, Any], name: str) -> dict[str, Any]:
@@ -118,13 +111,7 @@ def measure(settings: dict[str, Any], name: str) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the cells and write the document."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=paths.ROBUST_BOUNDARY)
-    parser.add_argument("--smoke", action="store_true")
-    parser.add_argument("--commit", help="of the code, where there is no git")
-    chosen = parser.parse_args(arguments)
-    if chosen.smoke and chosen.out == paths.ROBUST_BOUNDARY:
-        parser.error("--smoke would replace the results that the report prints: name another file with --out")
+    chosen = documents.options(__doc__, paths.ROBUST_BOUNDARY, arguments)
     torch.set_num_threads(1)
     settings = SETTINGS | (SMOKE if chosen.smoke else {})
     head = {"settings": settings, "code": environment.code(chosen.commit),

@@ -1,14 +1,43 @@
 """Measurements in cells, kept as one JSON document that a killed run finds again."""
 
+import argparse
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from paperlib.records import write_atomically
 
 _KEYS = {"settings", "code", "environment", "core_seconds", "cells"}
+
+
+def options(description: str | None, path: Path, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line of a script that writes a document: ``out``, ``smoke`` and ``commit``.
+
+    Args:
+        description: of the script.
+        path: of the document that the report reads; ``--smoke`` may not replace it.
+        arguments: of the command line; None: those of this process.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, default=path)
+    parser.add_argument("--smoke", action="store_true", help="a small version, to see that it works")
+    parser.add_argument("--commit", help="of the code, where there is no git")
+    chosen = parser.parse_args(arguments)
+    if chosen.smoke and chosen.out == path:
+        parser.error("--smoke would replace the results that the report prints: name another file with --out")
+    return chosen
+
+
+def digits(values: Any, significant: int = 6) -> Any:
+    """As documents hold numbers, alone or in lists: so many significant digits, None for NaN; counts as they are."""
+    if isinstance(values, list):
+        return [digits(value, significant) for value in values]
+    if isinstance(values, float):
+        return None if math.isnan(values) else float(f"{values:.{significant}g}")
+    return values
 
 
 def collect(path: Path, head: dict[str, Any], measure: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
@@ -24,6 +53,9 @@ def collect(path: Path, head: dict[str, Any], measure: Callable[[str], dict[str,
 
     Returns:
         The document: the head, ``core_seconds`` in all, and ``cells``, each with ``core_seconds`` and ``code``.
+
+    Raises:
+        ValueError: there is something at ``path`` that is no such document.
     """
     done = _done(path, head)
     document = _document(head, done)
@@ -36,6 +68,31 @@ def collect(path: Path, head: dict[str, Any], measure: Callable[[str], dict[str,
         document = _document(head, done)
         write_atomically(path, json.dumps(document, allow_nan=False) + "\n")
     return document
+
+
+def kept(path: Path, script: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What the cells are that an earlier document holds, so that others can be added to them.
+
+    Args:
+        path: of the document; there may be none yet.
+        script: that makes it, for the messages.
+        settings: that all cells share.
+
+    Returns:
+        By name, those that :func:`collect` keeps if they are asked for again.
+
+    Raises:
+        ValueError: it is no document of the script, or was made with other settings. What it holds may not be made
+            again as easily as it is lost, so it is not replaced.
+    """
+    if not path.exists():
+        return {}
+    document = load(path, script, _KEYS)
+    if {**document["settings"], "cells": None} != {**settings, "cells": None}:
+        raise ValueError(f"{path} was made with other settings: expected those of {script}. Delete it, or name "
+                         "another file with --out")
+    return {name: what for name, what in document["settings"]["cells"].items()
+            if name in document["cells"] and not document["cells"][name]["code"]["dirty"]}
 
 
 def load(path: Path, script: str, keys: set[str]) -> dict[str, Any]:
@@ -52,10 +109,17 @@ def load(path: Path, script: str, keys: set[str]) -> dict[str, Any]:
     """
     if not path.exists():
         raise FileNotFoundError(f"no {path}: make it with python {script}")
-    document = json.loads(path.read_text(encoding="utf-8"))
+    document = _parse(path)
     if not isinstance(document, dict) or keys - document.keys():
         raise ValueError(f"{path}: expected the document of {script}")
     return document
+
+
+def _parse(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also what is no text
+        raise ValueError(f"{path}: expected a JSON document ({error}). Delete it to make it anew") from error
 
 
 def read(path: Path, script: str) -> dict[str, Any]:
@@ -79,7 +143,7 @@ def _done(path: Path, head: dict[str, Any]) -> dict[str, Any]:
     """The cells of an earlier document that still hold."""
     if not path.exists():
         return {}
-    document = json.loads(path.read_text(encoding="utf-8"))
+    document = _parse(path)
     if not isinstance(document, dict) or _KEYS - document.keys():
         return {}
     before, now = document["settings"], head["settings"]

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paperlib import records
+from paperlib import metrics, records
+from paperlib.records import Record
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,25 @@ class Predictions:
 def place(folder: Path | str, run_id: str) -> Path:
     """The file of one run: a compressed numpy archive."""
     return Path(folder) / f"{run_id}.npz"
+
+
+def recorded(folder: Path | str, record: Record, split: str) -> Predictions:
+    """The predictions of a recorded run, held to what the record says.
+
+    Raises:
+        FileNotFoundError: the run kept none.
+        ValueError: they cannot be read, or the ranks that follow from them are not those of the record.
+    """
+    import torch  # records are read without it
+
+    found = load(folder, record.run_id, split)
+    own = metrics.label_ranks(torch.from_numpy(found.logits), torch.from_numpy(found.labels)).numpy()
+    expected = record.ranks(split)
+    differ = len(expected) if own.shape != expected.shape else int((own != expected).sum())
+    if differ:
+        raise ValueError(f"{place(folder, record.run_id)}: {differ} of {len(expected)} {split} ranks are not those of "
+                         f"record {record.run_id}: expected the predictions that were kept when it was made")
+    return found
 
 
 def save(folder: Path | str, run_id: str, splits: Mapping[str, Predictions]) -> Path:

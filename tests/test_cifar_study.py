@@ -147,6 +147,29 @@ def test_what_has_finished_is_a_grid_of_its_own(study):
     assert set(asked.variants) == {"ce", "smoothed"} and asked.seeds == tuple(range(6))
 
 
+def test_the_first_of_the_losses_decides_how_many_seeds_count(study):
+    run(study)
+    lacking = [cell for cell in grids.load("cifar-main").cells if (cell.setup, cell.variant, cell.seed) in (
+        ("fifth", "transition", 6), ("all", "smoothed", 6))]
+    for cell in lacking:
+        for grid in ("cifar-main", "cifar-more"):
+            (study.records / grid / f"{cell.config.run_id}.json").unlink(missing_ok=True)
+    counts = tables.accuracies(analysis.finished("cifar-main")).groupby(["setup", "loss"])["n"].first()
+    assert counts.loc["fifth of it"].tolist() == [4, 4, 4] and counts.loc["all of it"].tolist() == [8, 8]
+
+
+def test_runs_that_do_not_count_and_a_baseline_alone(study):
+    run(study)
+    some = {cell.config.run_id for cell in grids.load("cifar-main").cells
+            if cell.variant == "ce" or (cell.setup == "fifth" and cell.seed < 5)}
+    part = analysis.finished("cifar-main", held=some)
+    assert {(cell.setup, cell.variant) for cell in part.cells} == {
+        ("fifth", name) for name in ("ce", "transition", "smoothed")} and part.seeds == (0, 1, 2, 3)
+    both = analysis.finished("cifar-main", held=some, alone=True)
+    assert analysis.runs(both).groupby("setup")["seed"].nunique().to_dict() == {"fifth": 4, "all": 8}
+    assert analysis.finished("cifar-main", held=set(), alone=True) is None
+
+
 def test_a_loss_that_has_not_finished_costs_the_others_nothing(study):
     run(study)
     for cell in grids.load("cifar-main").cells:

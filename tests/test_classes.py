@@ -330,7 +330,7 @@ def test_predictions_of_another_run_are_refused_and_missing_ones_named(trained):
         count("small", "--predictions", str(kept))
     paths.CLASSES.unlink()  # it holds the first run
     changed = predictions.load(kept, one.stem, "test")
-    predictions.save(kept, one.stem, {"test": predictions.Predictions(changed.logits, changed.labels[::-1])})
+    predictions.save(kept, one.stem, {"test": predictions.Predictions(changed.logits[:, ::-1], 9 - changed.labels)})
     with pytest.raises(ValueError, match="its labels are not those of the test images of digits"):
         count("small", "--predictions", str(kept))
     one.unlink()

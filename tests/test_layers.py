@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stats": {"metrics"},
     "records": {"paths", "config", "counts", "grids", "metrics", "stats"},
     "documents": {"records"},
-    "predictions": {"records"},
+    "predictions": {"records", "metrics"},
     "data": {"paths", "config", "seeding"},
     "models": {"config", "seeding"},
     "optimisation": {"models", "seeding"},

@@ -1,6 +1,7 @@
 """The two studies of training run in small, resume, and become frames and figures that say what is in them."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -87,9 +88,31 @@ def test_a_document_that_is_not_there_or_of_something_else(tmp_path):
     (tmp_path / "d.json").write_text("[]")
     with pytest.raises(ValueError, match="expected the document of do.py"):
         documents.read(tmp_path / "d.json", "do.py")
+    (tmp_path / "half.json").write_text('{"settings": {')
+    for use in (lambda path: documents.read(path, "do.py"), lambda path: documents.collect(path, HEAD, measured([])),
+                lambda path: documents.kept(path, "do.py", {})):
+        with pytest.raises(ValueError, match=r"half\.json: expected a JSON document .* Delete it to make it anew"):
+            use(tmp_path / "half.json")
     names: list = []
     documents.collect(tmp_path / "d.json", HEAD, measured(names))
     assert names == ["a", "b"]
+
+
+def test_cells_are_kept_for_others_to_join_them(tmp_path):
+    path, settings = tmp_path / "d.json", HEAD["settings"]
+    assert documents.kept(path, "do.py", settings) == {}
+    documents.collect(path, HEAD, measured([]))
+    assert documents.kept(path, "do.py", {"n": 3}) == settings["cells"]
+    with pytest.raises(ValueError, match=r"other settings: expected those of do\.py. Delete it, or name another file"):
+        documents.kept(path, "do.py", {"n": 4})
+    documents.collect(path, HEAD | {"settings": {"n": 3, "cells": {"a": {"x": 2}}},
+                                    "code": {"commit": "c1", "dirty": True}}, measured([]))
+    assert documents.kept(path, "do.py", {"n": 3}) == {}
+
+
+def test_numbers_of_documents():
+    assert documents.digits([1 / 3, [float("nan"), 2, float("inf")], True]) == [0.333333, [None, 2, math.inf], True]
+    assert documents.digits(-1 / 3, 2) == -0.33 and documents.digits("a") == "a"
 
 
 # The scripts

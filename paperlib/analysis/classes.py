@@ -40,8 +40,7 @@ def class_document() -> dict[str, Any]:
 def counted(grid_name: GridLike, baseline: str = "ce", scored: bool = False) -> Grid | None:
     """The part of a grid that can be compared, as :func:`paperlib.analysis.finished`, and whose runs were counted.
 
-    Records may arrive before they are counted. In each setup the document then still serves for the seeds that it
-    has, by the same rule: all, or the first four.
+    Records may arrive before they are counted: the document then still serves for the runs that it has.
 
     Args:
         grid_name: the grid.
@@ -52,18 +51,7 @@ def counted(grid_name: GridLike, baseline: str = "ce", scored: bool = False) -> 
         None: no setup has the baseline and another variant.
     """
     held = {name for name, cell in class_document()["cells"].items() if cell["scores"] is not None or not scored}
-    full = study.finished(grid_name, baseline=baseline)
-    chosen: dict[str, set[str]] = {}
-    for part in (full, study.finished(grid_name, baseline=baseline, counts=[study.FEWEST])):
-        ids: dict[str, dict[str, set[str]]] = {}
-        for cell in part.cells if part else ():
-            ids.setdefault(cell.setup, {}).setdefault(cell.variant, set()).add(cell.config.run_id)
-        for setup, variants in ids.items():
-            complete = {variant: runs for variant, runs in variants.items() if runs <= held}
-            if baseline in complete and len(complete) > 1:
-                chosen.setdefault(setup, set().union(*complete.values()))
-    kept = set().union(*chosen.values())
-    return full.part(lambda cell: cell.config.run_id in kept) if full and kept else None
+    return study.finished(grid_name, baseline=baseline, held=held)
 
 
 def class_hits(grid_name: GridLike) -> Hits:

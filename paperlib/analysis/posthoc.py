@@ -12,9 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from paperlib import documents, grids, paths, presets, records, stats
-from paperlib.analysis import frames
+from paperlib.analysis import frames, study
 from paperlib.analysis.comparisons import PRIMARY_GRID, PRIMARY_KS
-from paperlib.analysis.study import FEWEST
 from paperlib.grids import Grid, GridLike
 
 SCRIPT = "experiments/posthoc.py --predictions FOLDER"
@@ -43,27 +42,15 @@ def posthoc_part(grid_name: GridLike = PRIMARY_GRID, baseline: str = "ce") -> Gr
         ValueError: a run of the document is not the recorded one.
     """
     try:
-        grid, cells = grids.load(grid_name), posthoc_document()["cells"]
+        pairs, document = frames.present(grid_name), posthoc_document()
     except (presets.UnfilledPresetError, FileNotFoundError):
         return None
-    settings = posthoc_document()["settings"]["cells"]
-    done = set()
-    for cell, record in frames.present(grid):
-        if record.run_id in cells:
-            if settings[record.run_id]["results"] != digest(record):
-                raise ValueError(f"{paths.POSTHOC}: run {record.run_id}, {cell.place}, was recorded again since: "
-                                 f"expected results of the recorded one. Run python {SCRIPT} again")
-            done.add((cell.setup, cell.variant, cell.seed))
-    counts = dict.fromkeys((len(grid.seeds), min(FEWEST, len(grid.seeds))))
-    chosen: dict[tuple[str, str], Any] = {}
-    for setup in grid.setups:
-        for count in counts:
-            complete = [name for name in grid.variants
-                        if all((setup, name, seed) in done for seed in grid.seeds[:count])]
-            if baseline in complete:
-                chosen |= {(setup, name): grid.seeds[:count] for name in complete}
-                break
-    return grid.part(lambda cell: cell.seed in chosen.get((cell.setup, cell.variant), ())) if chosen else None
+    for cell, record in pairs:
+        if record.run_id in document["cells"] and (
+                document["settings"]["cells"][record.run_id]["results"] != digest(record)):
+            raise ValueError(f"{paths.POSTHOC}: run {record.run_id}, {cell.place}, was recorded again since: "
+                             f"expected results of the recorded one. Run python {SCRIPT} again")
+    return study.finished(grid_name, baseline=baseline, held=document["cells"], alone=True)
 
 
 def digest(record: records.Record) -> str:

@@ -4,7 +4,7 @@ They can be computed while the study runs: a setup counts as soon as its first f
 when all of those are; no number between, so that nobody stops where it suits.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,8 @@ Pair = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 def finished(grid_name: GridLike, variants: Sequence[str] | None = None, baseline: str = "ce",
-             counts: Sequence[int] | None = None) -> Grid | None:
+             counts: Sequence[int] | None = None, held: Container[str] | None = None,
+             alone: bool = False) -> Grid | None:
     """The part of a grid that can be compared already: in each setup whole blocks of its first seeds.
 
     Args:
@@ -41,10 +42,13 @@ def finished(grid_name: GridLike, variants: Sequence[str] | None = None, baselin
         baseline: variant that they are compared with.
         counts: how many of the grid's first seeds may be taken, the most wanted number first; None: all of them or,
             of more than four, the first four.
+        held: ids of the runs that count; None: all that have a record.
+        alone: a setup may also have the baseline and no other variant.
 
     Returns:
-        In each setup the largest number of seeds at which the baseline and another variant are complete, with all
-        variants that are complete at it. None: no setup has any, or the grid waits for a preset.
+        In each setup the baseline and all variants that are complete at one number of seeds: the most wanted one at
+        which the first of the variants is, in the grid's order, that is complete at any. None: no setup has any, or
+        the grid waits for a preset.
     """
     try:
         grid = grids.load(grid_name)
@@ -53,12 +57,18 @@ def finished(grid_name: GridLike, variants: Sequence[str] | None = None, baselin
     if counts is None:
         counts = [len(grid.seeds), *([FEWEST] if len(grid.seeds) > FEWEST else [])]
     asked = [name for name in grid.variants if name != baseline and (variants is None or name in variants)]
-    done = {(cell.setup, cell.variant, cell.seed) for cell, _ in frames.present(grid)}
+    done = {(cell.setup, cell.variant, cell.seed) for cell, record in frames.present(grid)
+            if held is None or record.run_id in held}
     chosen: dict[tuple[str, str], Any] = {}
     for setup in grid.setups:
+        blocks = {}
         for seeds in (grid.seeds[:count] for count in counts if count <= len(grid.seeds)):
             complete = [name for name in (baseline, *asked) if all((setup, name, seed) in done for seed in seeds)]
-            if complete[:1] == [baseline] and len(complete) > 1:
+            if complete[:1] == [baseline] and (alone or len(complete) > 1):
+                blocks[seeds] = complete
+        leader = next((name for name in asked if any(name in names for names in blocks.values())), baseline)
+        for seeds, complete in blocks.items():
+            if leader in complete:
                 chosen |= {(setup, name): seeds for name in complete}
                 break
     return grid.part(lambda cell: cell.seed in chosen.get((cell.setup, cell.variant), ())) if chosen else None
