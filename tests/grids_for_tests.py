@@ -83,7 +83,7 @@ def make_record(cell: Cell, ranks: np.ndarray, num_classes: int = 60) -> Record:
     evaluation = {"n": len(ranks), "num_classes": num_classes, "loss": 1.0, "nll": 1.25, "ece": 0.03,
                   "ranks": records.encode_ranks(ranks)}
     history = [{"epoch": epoch, "progress": epoch / cell.config.epochs, "lr": 0.1,
-                "strength": (epoch - 1) / 2 if cell.config.loss == "topk_transition" else None, "resolution": 32,
+                "strength": epoch / 4 if cell.config.loss == "topk_transition" else None, "resolution": 32,
                 "train_loss": 3 - epoch, "train_top1": 0.2 * epoch, "train_topk": 0.4 * epoch,
                 "validation_loss": 3.1 - epoch if epoch % 2 == 0 else None,
                 "validation_top1": 0.19 * epoch if epoch % 2 == 0 else None,

@@ -73,7 +73,7 @@ def test_curves_and_history(done):
     assert (curves[curves.k == 60].accuracy == 1).all()
     history = analysis.history("first-study")
     assert len(history) == 36
-    assert set(history.loc[history.variant == "ramp", "strength"]) == {0.0, 0.5}
+    assert set(history.loc[history.variant == "ramp", "strength"]) == {0.25, 0.5}
     assert history.loc[history.variant == "ce", "strength"].isna().all()
 
 

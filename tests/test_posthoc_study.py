@@ -179,7 +179,8 @@ def test_logits_of_something_else_are_refused(split, study, tmp_path, capsys):
     changed = {split: Predictions(logits, splits[split].labels)}
     predictions.save(tmp_path / "kept", cell.config.run_id, splits | changed)
     assert call(tmp_path) == 1
-    assert f"{cell.config.run_id}.npz: 1 of {len(logits)} {split} ranks are not those of record" in capsys.readouterr().err
+    said = f".npz: 1 of {len(logits)} {split} ranks are not those of record {cell.config.run_id}"
+    assert said in capsys.readouterr().err
     assert len(json.loads(paths.POSTHOC.read_text())["cells"]) == 1, "the run before it is kept"
 
 

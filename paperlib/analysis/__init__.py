@@ -67,7 +67,7 @@ from paperlib.analysis.posthoc import (
 )
 from paperlib.analysis.promises import promises
 from paperlib.analysis.robust import robust_differences, robust_document, robust_means, robustness
-from paperlib.analysis.study import answer_grid, complete_pairs, finished, study_verdicts, verdicts_today
+from paperlib.analysis.study import answer_grid, complete_pairs, finished, idle, study_verdicts, verdicts_today
 
 __all__ = [
     "BUDGET_GRIDS", "EXPLORER_TARGETS", "Network", "PHASES", "aim", "answer_grid", "augmentation_rates",
@@ -77,7 +77,7 @@ __all__ = [
     "convergence_gaps", "convergence_ways", "core_minutes", "cost_document", "counted", "crossings", "curve_bands",
     "curves", "determinism_costs", "difference_bands", "differences", "diverged", "ensemble_speedups",
     "environments", "equivalences", "explorer_document", "explorer_grids", "finished", "gains", "history",
-    "joint_regions", "labels", "loss_costs", "loss_memory", "loss_shares", "lowest_losses", "memorisation",
+    "idle", "joint_regions", "labels", "loss_costs", "loss_memory", "loss_shares", "lowest_losses", "memorisation",
     "network_document", "networks", "overview", "part_status", "performance_documents", "posthoc_candidates",
     "posthoc_differences", "posthoc_document", "posthoc_part", "posthoc_ranks", "posthoc_scores", "present",
     "primary", "probabilities", "promises", "ranking", "rates", "regrets", "reliability", "require_comparable",

@@ -4,7 +4,7 @@ They can be computed while the study runs: a setup counts as soon as its first f
 when all of those are; no number between, so that nobody stops where it suits.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -97,16 +97,30 @@ def complete_pairs(grid_name: GridLike = SETUPS_GRID, variant: str = "transition
     return {setup: (ranks[setup, variant], ranks[setup, baseline]) for setup in (grid.setups if grid else ())}
 
 
+def idle(grid_name: GridLike, variant: str = "transition") -> list[str]:
+    """Setups in which a loss never left cross entropy: its strength was 0 after every epoch of every run.
+
+    Its networks are then those of cross entropy, but for what differs from one machine to the next, and there is
+    nothing to compare.
+    """
+    acts: dict[str, bool] = {}
+    for cell, record in frames.joined(grid_name)[1]:
+        if cell.variant == variant:
+            acts[cell.setup] = acts.get(cell.setup, False) or any(row["strength"] != 0 for row in record.history)
+    return [setup for setup, acted in acts.items() if not acted]
+
+
 def study_verdicts(level: Any = 0.95, draws: int = 1000) -> pd.DataFrame:
     """C2 to C5 with what the study's records say of them today.
 
     Columns: id, claim, paper, ours, verdict, change (what would change it).
     """
-    pairs = complete_pairs()
-    labels = frames.labels(SETUPS_GRID) if pairs else {}
+    part = finished(SETUPS_GRID, ["transition"])
+    pairs, labels = complete_pairs(), frames.labels(SETUPS_GRID) if part else {}
+    still = set(idle(part)) if part else set()
     rivals = {rival: complete_pairs(PRIMARY_GRID, rival) for rival in RIVALS}
-    return claims.verdict_frame({"C2": _c2(rivals, labels, level), "C3": _c3(pairs, labels, level),
-                                 "C4": _c4(pairs, labels, level, draws), "C5": _c5(pairs, level, draws)})
+    return claims.verdict_frame({"C2": _c2(rivals, still, labels, level), "C3": _c3(pairs, still, labels, level),
+                                 "C4": _c4(pairs, still, labels, level, draws), "C5": _c5(pairs, still, level, draws)})
 
 
 def verdicts_today(level: Any = 0.95, draws: int = 1000) -> pd.DataFrame:
@@ -136,18 +150,13 @@ def _planned(grid_name: GridLike) -> int:
     return len(grids.load(grid_name).setups)
 
 
-def _same(pair: Pair) -> bool:
-    """Whether the loss never left the baseline: each network ranks as its twin does, and nothing is compared."""
-    return np.array_equal(*pair)
-
-
 def _gap(pair: Pair, k: int) -> NDArray[np.float64]:
     """Accuracy at k of the loss minus the baseline's, one a seed."""
     own, other = pair
     return (own <= k).mean(axis=1) - (other <= k).mean(axis=1)
 
 
-def _c2(rivals: Mapping[str, Mapping[str, Pair]], labels: Mapping[str, str],
+def _c2(rivals: Mapping[str, Mapping[str, Pair]], still: Container[str], labels: Mapping[str, str],
         level: Any) -> claims.Finding:
     setups = [setup for setup in next(iter(rivals.values())) if all(setup in pairs for pairs in rivals.values())]
     if not setups:
@@ -155,7 +164,7 @@ def _c2(rivals: Mapping[str, Mapping[str, Pair]], labels: Mapping[str, str],
     parts, texts = {}, []
     for setup in setups:
         leads = {rival: stats.paired_t_interval(-_gap(pairs[setup], 1), level, _planned(PRIMARY_GRID) * len(rivals))
-                 for rival, pairs in rivals.items() if not _same(pairs[setup])}
+                 for rival, pairs in rivals.items() if rival != "transition" or setup not in still}
         if leads:
             parts[labels.get(setup, setup)] = claims.part_status(list(leads.values()))
         texts.append(f"{labels.get(setup, setup)}: " + ", ".join(
@@ -170,24 +179,25 @@ def _capped(found: claims.Finding, why: str) -> claims.Finding:
     return claims.Finding(found.ours, "partly", why) if found.verdict == "reproduced" else found
 
 
-def _of_acting(found: claims.Finding, pairs: Mapping[str, Pair]) -> claims.Finding:
+def _of_acting(found: claims.Finding, still: Set[str]) -> claims.Finding:
     """A claim about all setups but one needs the loss to act in all of them but one."""
-    idle = sum(map(_same, pairs.values()))
-    return _capped(found, f"the transition never left cross entropy in {idle} setups") if idle > 1 else found
+    many = len(still) > 1
+    return _capped(found, f"the transition never left cross entropy in {len(still)} setups") if many else found
 
 
-def _c3(pairs: Mapping[str, Pair], labels: Mapping[str, str], level: Any) -> claims.Finding:
+def _c3(pairs: Mapping[str, Pair], still: Set[str], labels: Mapping[str, str], level: Any) -> claims.Finding:
     gains = {setup: stats.paired_t_interval(_gap(pair, 5), level, _planned(SETUPS_GRID))
-             for setup, pair in pairs.items() if not _same(pair)}
+             for setup, pair in pairs.items() if setup not in still}
     return _of_acting(claims.over_setups(
         _text([f"{labels[setup]}: {_points(gains[setup]) if setup in gains else SAME}" for setup in pairs], pairs),
-        {labels[setup]: claims.part_status([gain]) for setup, gain in gains.items()}, exceptions=1), pairs)
+        {labels[setup]: claims.part_status([gain]) for setup, gain in gains.items()}, exceptions=1), still)
 
 
-def _c4(pairs: Mapping[str, Pair], labels: Mapping[str, str], level: Any, draws: int) -> claims.Finding:
+def _c4(pairs: Mapping[str, Pair], still: Set[str], labels: Mapping[str, str], level: Any,
+        draws: int) -> claims.Finding:
     parts, texts = {}, []
     for setup, (own, other) in pairs.items():
-        if _same((own, other)):
+        if setup in still:
             texts.append(f"{labels[setup]}: {SAME}")
             continue
 
@@ -205,13 +215,13 @@ def _c4(pairs: Mapping[str, Pair], labels: Mapping[str, str], level: Any, draws:
         parts[labels[setup]] = claims.part_status(gains, sign="mean")
         texts.append(f"{labels[setup]}: {_sign(100 * estimate.mean())} points on average, lower end of the band above "
                      f"0 at {int(np.sum(band.low > 0))} of {len(estimate)} k")
-    return _of_acting(claims.over_setups(_text(texts, pairs), parts, exceptions=1), pairs)
+    return _of_acting(claims.over_setups(_text(texts, pairs), parts, exceptions=1), still)
 
 
-def _c5(pairs: Mapping[str, Pair], level: Any, draws: int) -> claims.Finding:
+def _c5(pairs: Mapping[str, Pair], still: Container[str], level: Any, draws: int) -> claims.Finding:
     if RESNET not in pairs:
         return claims.Finding("no runs of ResNet-18", "not yet tested", "the runs")
-    if _same(pairs[RESNET]):
+    if RESNET in still:
         return claims.Finding(SAME, "not yet tested", "a setup in which ResNet-18 memorises")
     band = stats.smallest_k_difference(*pairs[RESNET], 0.99, level, draws)
     text = f"{_sign(band.estimate, 1)} [{_sign(band.low, 1)}, {_sign(band.high, 1)}] candidates"

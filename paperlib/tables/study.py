@@ -29,12 +29,13 @@ def answer(grid_name: GridLike, differences: pd.DataFrame) -> str:
             interval lies above 0.
     """
     labels = analysis.labels(grid_name)
+    still = set(analysis.idle(grid_name, differences["variant"].iloc[0]))
     memorises = analysis.memorisation(grid_name).set_index("setup")["memorises"]
     lines, ahead, first = [], {}, False
     for setup, own in differences.groupby("setup", sort=False):
         does = "memorises" if memorises[setup] else "does not memorise"
         head = f"- **{labels[setup]}**: cross entropy {does} its training images; the transition "
-        if not own[["mean", "low", "high"]].to_numpy().any():
+        if setup in still:
             lines.append(head + "never left it, and its networks are the same.")
             continue
         sides = {"ahead": own.loc[own["low"] > 0, "k"], "behind": own.loc[own["high"] < 0, "k"]}
@@ -55,6 +56,15 @@ def answer(grid_name: GridLike, differences: pd.DataFrame) -> str:
     if first:
         end += " If the first candidate matters most, stay with cross entropy."
     return "\n".join([*lines, "", end])
+
+
+def idle(grid_name: GridLike, variant: str = "transition") -> str:
+    """A sentence that names the setups in which a loss never left cross entropy; empty where there are none."""
+    labels, still = analysis.labels(grid_name), analysis.idle(grid_name, variant)
+    names = " and ".join(labels[setup] for setup in still)
+    where = "this setup" if len(still) == 1 else "these setups"
+    text = f"In {where} the transition never left cross entropy, and its networks are the same: {names}."
+    return text if still else ""
 
 
 def primary(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
