@@ -97,6 +97,21 @@ def test_the_plain_loop_follows_the_ramp_and_learns(strengths):
     assert space["curve"][2] > 0.99
 
 
+def test_the_fitted_transition_follows_the_training_accuracy(strengths):
+    space = run_cells("def train(")
+    strengths.clear()
+    run_cells("class FittedTransition", space=space)
+    assert len(strengths) == space["EPOCHS"] * space["BATCHES"]
+    begun = next(place for place, strength in enumerate(strengths) if strength)
+    assert begun > 2 * space["BATCHES"] and not any(strengths[:begun])
+    assert 0 < strengths[begun] < 0.1 and 0.8 < strengths[-1] < 1
+    fitted = space["fitted"]
+    right = fitted.right
+    fitted(torch.eye(10)[[0, 1]], torch.tensor([0, 5]), 0.5)  # one of two is right
+    assert fitted.right == pytest.approx(right + (0.5 - right) / space["BATCHES"])
+    assert strengths[-1] == pytest.approx((right - 0.8) / 0.2)
+
+
 def test_the_checkpoint_of_cross_entropy_is_what_goes_on(strengths, monkeypatch):
     space = run_cells("def train(")
     expected = ramp(space["EPOCHS"] * space["BATCHES"])
