@@ -217,7 +217,7 @@ def test_the_first_look_speaks_until_the_study_does(study):
 def other_grids(study: Study) -> None:
     """The grids of rivals that the chapter asks for; nothing of them has run."""
     fifth = SETUP.replace("NAME", "fifth").replace("KEYS", SETUPS["fifth"])
-    for name in ("cifar-entropy", "cifar-rivals"):
+    for name in ("cifar-entropy", "cifar-rivals", "cifar-clock", "cifar-train-k", "cifar-finetune", "cifar-losses"):
         study.grid(name, HEAD + fifth + VARIANTS + '[[variant]]\nname = "entropy"\nlabel = "e"\npreset = "entropy"\n')
     (study.grids / "presets.json").write_text('{"entropy": null}')
 
@@ -226,13 +226,31 @@ def test_the_chapter_shows_what_has_finished_and_says_what_has_not(study, monkey
     other_grids(study)
     monkeypatch.setattr(presets, "document", lambda: {"transition": None, "entropy": None})
     _, text = run_page("03-results", monkeypatch)
-    assert text.count("Not yet run") == 8 and "{table}" not in text and "The transition is not chosen yet." in text
+    assert text.count("Not yet run") == 12 and "{table}" not in text and "The transition is not chosen yet." in text
     run(study, seeds=4, setups=("fifth",))
     _, text = run_page("03-results", monkeypatch)
-    assert "tab-study-accuracy" in text and "tab-aim" in text and text.count("Not yet run") == 2  # primary, rivals
+    assert "tab-study-accuracy" in text and "tab-aim" in text and text.count("Not yet run") == 6  # primary, beyond
     run(study)
     _, text = run_page("03-results", monkeypatch)
-    assert "tab-primary" in text and text.count("Not yet run") == 1
+    assert "tab-primary" in text and text.count("Not yet run") == 5
+
+
+def test_what_goes_beyond_the_main_comparison_waits_for_its_own_runs(study, monkeypatch):
+    other_grids(study)
+    run(study)
+    assert analysis.beyond_main("cifar-rivals") is None, "it waits for a preset"
+    fifth = SETUP.replace("NAME", "fifth").replace("KEYS", SETUPS["fifth"])
+    late = VARIANTS + '[[variant]]\nname = "late"\nlabel = "late"\nloss = "topk_grouped"\nk = 5\n'
+    study.grid("cifar-finetune", HEAD.replace("3, 4, 5, 6, 7", "3") + fifth + late)
+    assert analysis.finished("cifar-finetune") and analysis.beyond_main("cifar-finetune") is None
+    for cell in grids.load("cifar-finetune").cells:
+        if cell.variant == "late":
+            made = make_record(cell, ranks(cell.seed, *AHEAD["fifth"]), CLASSES)
+            records.write(made, study.records / "cifar-finetune")
+    assert list(analysis.beyond_main("cifar-finetune").variants) == ["ce", "transition", "late"]
+    monkeypatch.setattr(presets, "document", lambda: {"transition": None, "entropy": None})
+    _, text = run_page("03-results", monkeypatch)
+    assert "tab-cifar-finetune" in text and text.count("Not yet run") == 4
 
 
 def test_tables_of_the_study(study):

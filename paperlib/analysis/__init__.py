@@ -67,11 +67,19 @@ from paperlib.analysis.posthoc import (
 )
 from paperlib.analysis.promises import promises
 from paperlib.analysis.robust import robust_differences, robust_document, robust_means, robustness
-from paperlib.analysis.study import answer_grid, complete_pairs, finished, idle, study_verdicts, verdicts_today
+from paperlib.analysis.study import (
+    answer_grid,
+    beyond_main,
+    complete_pairs,
+    finished,
+    idle,
+    study_verdicts,
+    verdicts_today,
+)
 
 __all__ = [
     "BUDGET_GRIDS", "EXPLORER_TARGETS", "Network", "PHASES", "aim", "answer_grid", "augmentation_rates",
-    "budget_order", "budget_points", "budget_trades", "calibration", "calibration_document",
+    "beyond_main", "budget_order", "budget_points", "budget_trades", "calibration", "calibration_document",
     "candidate_differences", "candidates", "certificates", "choice_costs", "choices", "class_differences",
     "class_document", "class_hits", "class_spread", "complete_pairs", "convergence", "convergence_document",
     "convergence_gaps", "convergence_ways", "core_minutes", "cost_document", "counted", "crossings", "curve_bands",

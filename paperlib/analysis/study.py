@@ -74,6 +74,19 @@ def finished(grid_name: GridLike, variants: Sequence[str] | None = None, baselin
     return grid.part(lambda cell: cell.seed in chosen.get((cell.setup, cell.variant), ())) if chosen else None
 
 
+def beyond_main(grid_name: GridLike) -> Grid | None:
+    """As :func:`finished`, once a loss has finished whose runs are not those of the main comparison.
+
+    The grids of the study share runs: that cross entropy and the transition are there says nothing of the others.
+    """
+    try:
+        grid, known = grids.load(grid_name), {cell.config.run_id for cell in grids.load(PRIMARY_GRID).cells}
+    except presets.UnfilledPresetError:
+        return None
+    own = {cell.variant for cell in grid.cells if cell.config.run_id not in known}
+    return finished(grid) if finished(grid, sorted(own)) else None
+
+
 def answer_grid() -> tuple[Grid, str]:
     """Where the report's first answer comes from, and which variant of it is the transition.
 
