@@ -36,8 +36,9 @@ check: .venv/.done
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# As many processes as cores, but no more than four: each holds PyTorch.
 test: .venv/.done chromium check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4
 
 record: .venv/.done
 	$(BIN)/python tests/record.py
