@@ -81,19 +81,32 @@ def test_a_grid_without_the_baseline_has_no_differences(study):
     assert {loss["difference"] for loss in found.values()} == {None}
 
 
-def test_only_complete_grids_are_shown_and_the_others_are_named(study):
+def test_what_has_finished_is_shown_once_and_the_rest_is_named(study):
     study.grid("waiting", STUDY.replace('name = "ramp"', 'name = "ramp"\npreset = "chosen"'))
     (study.grids / "presets.json").write_text('{"chosen": null}')
     assert list(analysis.explorer_grids()["grid"]) == [GRID, "later"]
     shown = tables.explorer_grids().set_index("grid")["in the explorer"]
-    assert shown.to_dict() == {GRID: "yes", "later": "not yet complete"}
+    assert shown.to_dict() == {GRID: "yes", "later": "not yet"}
     cell = study.cell(GRID, "fifth", "ramp", 2)
     (study.records / GRID / f"{cell.config.run_id}.json").unlink()
     assert analysis.explorer_grids()["missing"].tolist() == [1, 18]
-    assert set(tables.explorer_grids()["in the explorer"]) == {"not yet complete"}
-    assert analysis.explorer_document(**DRAWS)["grids"] == []
+    shown = tables.explorer_grids().set_index("grid")["in the explorer"]
+    assert shown.to_dict() == {GRID: "what has finished", "later": "not yet"}
+    assert [key for key in losses(analysis.explorer_document(**DRAWS)) if key[0] == "fifth"] == [
+        ("fifth", "ce"), ("fifth", "grouped")]
     with pytest.raises(records.MissingRecordsError, match=cell.config.run_id):
         analysis.explorer_document([GRID], **DRAWS)
+
+
+def test_grids_that_share_runs_show_them_once_and_the_main_comparison_comes_first(study):
+    study.grid("a-part", STUDY.replace("[0, 1, 2]", "[0, 1]"))  # of the runs of the first study
+    study.grid("cifar-main", STUDY.replace("epochs = 2", "epochs = 3"))
+    study.write("cifar-main", lambda cell: geometric_ranks(cell, RATES[cell.variant]))
+    assert [grid["name"] for grid in analysis.explorer_document(**DRAWS)["grids"]] == ["cifar-main", GRID]
+    cell = study.cell(GRID, "fifth", "ce", 0)
+    (study.records / GRID / f"{cell.config.run_id}.json").unlink()
+    shown = analysis.explorer_grids().set_index("grid")["shown"].to_dict()
+    assert shown == {"a-part": "elsewhere", "cifar-main": "whole", GRID: "part", "later": "no"}
 
 
 @pytest.mark.parametrize(("options", "message"), [({"targets": (90, 120)}, "targets=.*percent"),

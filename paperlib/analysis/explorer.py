@@ -9,18 +9,22 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from paperlib import grids, presets, stats
+from paperlib.analysis import study
+from paperlib.analysis.comparisons import PRIMARY_GRID
 from paperlib.analysis.frames import joined, rank_arrays, status
+from paperlib.grids import Grid, GridLike
 
 #: Accuracies, in percent, whose smallest k the page can show.
 EXPLORER_TARGETS = (80, 90, 95, 98, 99, 99.5)
 
 
 def explorer_grids() -> pd.DataFrame:
-    """The grids whose results the explorer shows, or would show if they were complete.
+    """The grids whose results the explorer shows, or would show if they had run.
 
     These are the grids on CIFAR-100 that evaluate the test images; with few classes nobody asks for candidates. A grid
     that waits for a preset does not describe its runs yet, and is left out.
-    Columns: grid, title, missing (count of runs without a record).
+    Columns: grid, title, missing (count of runs without a record), shown ("whole", "part", "elsewhere" where other
+    grids show all that has finished of it, or "no").
     """
     names = []
     for name in grids.names():
@@ -30,19 +34,38 @@ def explorer_grids() -> pd.DataFrame:
             continue
         if all(cell.config.dataset == "cifar100" and cell.config.evaluate_test for cell in cells):
             names.append(name)
-    return status(names)[["grid", "title", "missing"]]
+    found, parts = status(names)[["grid", "title", "missing"]], _parts(names)
+    found["shown"] = ["no" if study.finished(row.grid) is None else "elsewhere" if row.grid not in parts else
+                      "part" if row.missing else "whole" for row in found.itertuples()]
+    return found
 
 
-def explorer_document(grid_names: Sequence[str] | None = None, targets: Sequence[float] = EXPLORER_TARGETS,
+def _parts(names: Sequence[str]) -> dict[str, Grid]:
+    """What has finished of each grid, unless grids before it show all of it: the main comparison, then the larger.
+
+    Grids share runs, and those of another one are no reason to show a grid.
+    """
+    found = {name: part for name in names if (part := study.finished(name))}
+    parts: dict[str, Grid] = {}
+    known: set[str] = set()
+    for name in sorted(found, key=lambda name: (name != PRIMARY_GRID, -len(found[name].cells))):
+        own = {cell.config.run_id for cell in found[name].cells}
+        if own - known:
+            parts[name] = found[name]
+            known |= own
+    return parts
+
+
+def explorer_document(grid_names: Sequence[GridLike] | None = None, targets: Sequence[float] = EXPLORER_TARGETS,
                       baseline: str = "ce", level: float = 0.95, draws: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """Complete grids as plain lists and numbers, ready for JSON, rounded as they are shown.
+    """Grids as plain lists and numbers, ready for JSON, rounded as they are shown.
 
     The numbers are those of :func:`~paperlib.analysis.curve_bands`, :func:`~paperlib.analysis.difference_bands`,
     :func:`~paperlib.analysis.candidates` and :func:`~paperlib.analysis.candidate_differences` with the same level,
     draws and seed; here one resampling of a setup serves them all.
 
     Args:
-        grid_names: which grids; the complete ones of :func:`explorer_grids` if not given.
+        grid_names: which grids; what :func:`explorer_grids` says is shown if not given.
         targets: accuracies in percent.
         baseline: variant that differences are taken to.
         level: confidence of bands and intervals.
@@ -64,24 +87,24 @@ def explorer_document(grid_names: Sequence[str] | None = None, targets: Sequence
     if not all(0 < target <= 100 for target in targets):
         raise ValueError(f"targets={tuple(targets)}: expected percentages above 0 and up to 100")
     if grid_names is None:
-        found = explorer_grids()
-        grid_names = list(found[found["missing"] == 0]["grid"])
+        grid_names = list(_parts(list(explorer_grids()["grid"])).values())
     return {"level": 100 * level, "targets": list(targets), "baseline": baseline, "draws": draws,
             "grids": [_grid(name, targets, baseline, level, draws, seed) for name in grid_names]}
 
 
-def _grid(name: str, targets: Sequence[float], baseline: str, level: float, draws: int, seed: int) -> dict[str, Any]:
+def _grid(name: GridLike, targets: Sequence[float], baseline: str, level: float, draws: int,
+          seed: int) -> dict[str, Any]:
     grid, _ = joined(name)
     ranks, classes = rank_arrays(name)
     setups = []
     for setup, keys in grid.setups.items():
-        rows = {variant: ranks[setup, variant] for variant in grid.variants}
+        rows = {variant: ranks[setup, variant] for variant in grid.variants if (setup, variant) in ranks}
         shape = next(iter(rows.values())).shape
         setups.append({"name": setup, "label": keys["label"], "seeds": shape[0], "images": shape[1],
                        "losses": [{"name": variant, "label": grid.variants[variant]["label"], **tables}
                                   for variant, tables in
                                   _losses(rows, classes[setup], targets, baseline, level, draws, seed).items()]})
-    return {"name": name, "title": grid.title, "setups": setups}
+    return {"name": grid.name, "title": grid.title, "setups": setups}
 
 
 def _losses(rows: dict[str, NDArray[np.int64]], num_classes: int, targets: Sequence[float], baseline: str,

@@ -75,8 +75,8 @@ def status(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
 def explorer_grids() -> pd.DataFrame:
     """Grids that report test results, and whether the explorer page shows them."""
     found = analysis.explorer_grids()
-    found["in the explorer"] = found.pop("missing").map(lambda missing: "not yet complete" if missing else "yes")
-    return found
+    words = {"whole": "yes", "part": "what has finished", "elsewhere": "with another grid", "no": "not yet"}
+    return pd.DataFrame({"grid": found["grid"], "title": found["title"], "in the explorer": found["shown"].map(words)})
 
 
 def environments(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
