@@ -230,9 +230,17 @@ def test_the_chapter_shows_what_has_finished_and_says_what_has_not(study, monkey
     run(study, seeds=4, setups=("fifth",))
     _, text = run_page("03-results", monkeypatch)
     assert "tab-study-accuracy" in text and "tab-aim" in text and text.count("Not yet run") == 6  # primary, beyond
+    run(study, seeds=7)
+    _, text = run_page("03-results", monkeypatch)
+    assert "**Interim**: 4 of 8 seeds, with which no p-value gets below 0.125." in text
     run(study)
     _, text = run_page("03-results", monkeypatch)
-    assert "tab-primary" in text and text.count("Not yet run") == 5
+    assert "tab-primary" in text and "Interim" not in text and text.count("Not yet run") == 5
+    assert tables.longer_lists("cifar-main", "transition", frame=pd.DataFrame([
+        {"setup": setup, "variant": "transition", "target": 0.99, "difference": gap, "low": gap - 1, "high": gap + 1}
+        for setup, gap in (("fifth", -3.0), ("all", 0.0))])) == (
+        "Transition: against plain cross entropy the number of candidates for 99 % changes by \N{MINUS SIGN}3.0 "
+        "[\N{MINUS SIGN}4.0, \N{MINUS SIGN}2.0] with fifth of it and by 0.0 [\N{MINUS SIGN}1.0, +1.0] with all of it.")
 
 
 def test_what_goes_beyond_the_main_comparison_waits_for_its_own_runs(study, monkeypatch):
@@ -322,6 +330,9 @@ def test_a_transition_that_never_left_cross_entropy_tests_nothing(study):
     stay_still(study, "resnet", "all")
     assert analysis.idle("cifar-more") == ["all", "resnet"]
     assert tables.idle("cifar-more").startswith("In these setups") and analysis.idle("cifar-main", "smoothed") == []
+    acting = analysis.acting("cifar-main")
+    assert {(cell.setup, cell.variant) for cell in acting.cells} == {
+        ("fifth", "ce"), ("fifth", "transition"), ("fifth", "smoothed"), ("all", "ce"), ("all", "smoothed")}
     found = analysis.study_verdicts(draws=60).set_index("id")
     assert found["verdict"].to_dict() == {"C2": "reproduced", "C3": "partly", "C4": "partly", "C5": "not yet tested"}
     assert found.loc["C3", "change"] == "reproduced needs 1 setup more"

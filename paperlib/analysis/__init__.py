@@ -68,6 +68,7 @@ from paperlib.analysis.posthoc import (
 from paperlib.analysis.promises import promises
 from paperlib.analysis.robust import robust_differences, robust_document, robust_means, robustness
 from paperlib.analysis.study import (
+    acting,
     answer_grid,
     beyond_main,
     complete_pairs,
@@ -78,7 +79,7 @@ from paperlib.analysis.study import (
 )
 
 __all__ = [
-    "BUDGET_GRIDS", "EXPLORER_TARGETS", "Network", "PHASES", "aim", "answer_grid", "augmentation_rates",
+    "BUDGET_GRIDS", "EXPLORER_TARGETS", "Network", "PHASES", "acting", "aim", "answer_grid", "augmentation_rates",
     "beyond_main", "budget_order", "budget_points", "budget_trades", "calibration", "calibration_document",
     "candidate_differences", "candidates", "certificates", "choice_costs", "choices", "class_differences",
     "class_document", "class_hits", "class_spread", "complete_pairs", "convergence", "convergence_document",

@@ -123,6 +123,12 @@ def idle(grid_name: GridLike, variant: str = "transition") -> list[str]:
     return [setup for setup, acted in acts.items() if not acted]
 
 
+def acting(grid_name: GridLike, variant: str = "transition") -> Grid:
+    """A grid without the runs of a loss in the setups where it is :func:`idle`, which are those of cross entropy."""
+    grid, still = grids.load(grid_name), set(idle(grid_name, variant))
+    return grid.part(lambda cell: cell.variant != variant or cell.setup not in still)
+
+
 def study_verdicts(level: Any = 0.95, draws: int = 1000) -> pd.DataFrame:
     """C2 to C5 with what the study's records say of them today.
 

@@ -33,15 +33,25 @@ from paperlib.tables.runs import (
     run_list,
     status,
 )
-from paperlib.tables.study import aim, answer, crossings, equivalences, idle, memorisation, primary, verdicts
+from paperlib.tables.study import (
+    aim,
+    answer,
+    crossings,
+    equivalences,
+    idle,
+    longer_lists,
+    memorisation,
+    primary,
+    verdicts,
+)
 from paperlib.tables.synthetic import losses_over_cells, phases, search
 
 __all__ = [
     "METHODS", "accuracies", "aim", "answer", "augmentation_rates", "budget_trades", "calibration",
     "candidate_differences", "candidates", "certificates", "choice_costs", "class_effects", "class_sentence",
     "crossings", "determinism_costs", "differences", "ensemble_speedups", "environments", "equivalences",
-    "explorer_grids", "idle", "lists", "loss_memory", "loss_shares", "loss_speed", "losses_over_cells", "markdown",
-    "measurements", "memorisation", "phases", "points", "posthoc_differences", "posthoc_sentences", "price",
+    "explorer_grids", "idle", "lists", "longer_lists", "loss_memory", "loss_shares", "loss_speed", "losses_over_cells",
+    "markdown", "measurements", "memorisation", "phases", "points", "posthoc_differences", "posthoc_sentences", "price",
     "primary", "probabilities", "probability_sentence", "promises", "rival_speed", "run_list", "scores", "search",
     "signed", "status", "training_rates", "verdicts",
 ]

@@ -67,6 +67,24 @@ def idle(grid_name: GridLike, variant: str = "transition") -> str:
     return text if still else ""
 
 
+def longer_lists(grid_name: GridLike, variant: str, target: float = 0.99, frame: pd.DataFrame | None = None) -> str:
+    """A sentence: how many candidates more (+) or fewer than cross entropy a loss needs for a target, in each setup.
+
+    Args:
+        grid_name: the grid.
+        variant: the loss.
+        target: accuracy to reach.
+        frame: of :func:`paperlib.analysis.candidate_differences`.
+    """
+    found = analysis.candidate_differences(grid_name) if frame is None else frame
+    labels = analysis.labels(grid_name)
+    own = found[(found["variant"] == variant) & (found["target"] == target)]
+    parts = [f"by {signed(row.difference, row.low, row.high)} with {labels[row.setup]}" for row in rows(own)]
+    name = labels[variant]
+    return (f"{name[0].upper()}{name[1:]}: against plain cross entropy the number of candidates for {100 * target:g} % "
+            f"changes {' and '.join(parts)}.")
+
+
 def primary(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
     """The primary tests: differences with joint intervals, and p-values of sign flips."""
     found = analysis.primary(grid_name) if frame is None else frame
