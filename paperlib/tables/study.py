@@ -81,8 +81,8 @@ def longer_lists(grid_name: GridLike, variant: str, target: float = 0.99, frame:
     own = found[(found["variant"] == variant) & (found["target"] == target)]
     parts = [f"by {signed(row.difference, row.low, row.high)} with {labels[row.setup]}" for row in rows(own)]
     name = labels[variant]
-    return (f"{name[0].upper()}{name[1:]}: against plain cross entropy the number of candidates for {100 * target:g} % "
-            f"changes {' and '.join(parts)}.")
+    return (f"{name[0].upper()}{name[1:]}: against plain cross entropy the number of candidates for "
+            f"{100 * target:g} % changes {' and '.join(parts)}.")
 
 
 def primary(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
