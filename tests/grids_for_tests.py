@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,18 @@ import pytest
 from paperlib import grids, paths, records
 from paperlib.grids import Cell
 from paperlib.records import Record
+
+
+def variant(name: str, label: str, **keys: object) -> str:
+    """A loss of a grid, as its file has it."""
+    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in {"name": name, "label": label, **keys}.items())
+    return f"[[variant]]\n{lines}"
+
+
+def two_losses(name: str = "transition", label: str = "transition", k: int = 5) -> str:
+    """Cross entropy and a transition, as the file of a grid has them."""
+    return variant("ce", "cross entropy") + variant(name, label, loss="topk_transition", k=k)
+
 
 STUDY = """
 title = "A study"
@@ -50,15 +63,7 @@ dataset = "synthetic"
 model = "mlp"
 evaluate_test = true
 SETUPS
-[[variant]]
-name = "ce"
-label = "cross entropy"
-[[variant]]
-name = "transition"
-label = "transition"
-loss = "topk_transition"
-k = 2
-"""
+""" + two_losses(k=2)
 
 #: Ranks (n,) of one cell's test images.
 Ranks = Callable[[Cell], np.ndarray]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from chapter_cells import run_page
-from grids_for_tests import Study, make_record
+from grids_for_tests import Study, make_record, two_losses, variant
 
 from paperlib import analysis, grids, presets, records, tables
 from paperlib.analysis import claims, comparisons
@@ -22,16 +22,7 @@ seeds = [0, 1, 2, 3, 4, 5, 6, 7]
 [base]
 evaluate_test = true
 """
-VARIANTS = """
-[[variant]]
-name = "ce"
-label = "cross entropy"
-[[variant]]
-name = "transition"
-label = "transition"
-loss = "topk_transition"
-k = 5
-"""
+VARIANTS = two_losses()
 SMOOTHED = """
 [[variant]]
 name = "smoothed"
@@ -218,7 +209,7 @@ def other_grids(study: Study) -> None:
     """The grids of rivals that the chapter asks for; nothing of them has run."""
     fifth = SETUP.replace("NAME", "fifth").replace("KEYS", SETUPS["fifth"])
     for name in ("cifar-entropy", "cifar-rivals", "cifar-clock", "cifar-train-k", "cifar-finetune", "cifar-losses"):
-        study.grid(name, HEAD + fifth + VARIANTS + '[[variant]]\nname = "entropy"\nlabel = "e"\npreset = "entropy"\n')
+        study.grid(name, HEAD + fifth + VARIANTS + variant("entropy", "e", preset="entropy"))
     (study.grids / "presets.json").write_text('{"entropy": null}')
 
 
@@ -248,7 +239,7 @@ def test_what_goes_beyond_the_main_comparison_waits_for_its_own_runs(study, monk
     run(study)
     assert analysis.beyond_main("cifar-rivals") is None, "it waits for a preset"
     fifth = SETUP.replace("NAME", "fifth").replace("KEYS", SETUPS["fifth"])
-    late = VARIANTS + '[[variant]]\nname = "late"\nlabel = "late"\nloss = "topk_grouped"\nk = 5\n'
+    late = VARIANTS + variant("late", "late", loss="topk_grouped", k=5)
     study.grid("cifar-finetune", HEAD.replace("3, 4, 5, 6, 7", "3") + fifth + late)
     assert analysis.finished("cifar-finetune") and analysis.beyond_main("cifar-finetune") is None
     for cell in grids.load("cifar-finetune").cells:

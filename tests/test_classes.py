@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from chapter_cells import run_page
-from grids_for_tests import Study, make_record
+from grids_for_tests import Study, make_record, two_losses
 
 from experiments import by_class
 from paperlib import analysis, data, figures, grids, paths, predictions, presets, records, tables, train
@@ -32,15 +32,7 @@ batch_size = 128
 [[setup]]
 name = "all"
 label = "all images"
-[[variant]]
-name = "ce"
-label = "cross entropy"
-[[variant]]
-name = "ramp"
-label = "transition, late ramp"
-loss = "topk_transition"
-k = 5
-"""
+""" + two_losses("ramp", "transition, late ramp")
 DIGITS = data.splits(RunConfig(dataset="digits", model="mlp"))
 LABELS = DIGITS.test.labels.numpy()
 GROUPS = torch.tensor([0, 0, 1, 1, 1, 1, 2, 2, 2, 2])

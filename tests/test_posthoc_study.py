@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from chapter_cells import run_page
-from grids_for_tests import Study, make_record
+from grids_for_tests import Study, make_record, two_losses
 from scipy import stats as distributions
 
 from experiments import posthoc as script
@@ -30,15 +30,7 @@ train_fraction = 0.2
 [[setup]]
 name = "all"
 label = "all images"
-[[variant]]
-name = "ce"
-label = "cross entropy"
-[[variant]]
-name = "transition"
-label = "transition"
-loss = "topk_transition"
-k = 5
-"""
+""" + two_losses()
 CLASSES = 26
 WRECK = 2 * np.sin(np.arange(CLASSES))
 
