@@ -177,6 +177,12 @@ def test_every_link_leads_somewhere(book, page):
 
 
 @pytest.mark.parametrize("page", pages())
+def test_no_page_shows_an_object_in_place_of_what_it_says(book, page):
+    text = BeautifulSoup((book.html / f"{page}.html").read_text(), "html.parser").select_one("article").get_text()
+    assert re.findall(r"<[\w.]+ object[^>]*>|<Figure size[^>]*>", text) == []
+
+
+@pytest.mark.parametrize("page", pages())
 def test_no_page_shows_a_folder_of_the_machine_that_built_it(book, page, root):
     text = BeautifulSoup((book.html / f"{page}.html").read_text(), "html.parser").get_text()
     assert str(root) not in text and str(Path.home()) + "/" not in text
