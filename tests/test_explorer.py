@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from grids_for_tests import MAP, STUDY, Study, geometric_ranks
+from grids_for_tests import MAP, STUDY, Study, geometric_ranks, make_record
 
 from paperlib import analysis, records, tables
 
@@ -107,6 +107,18 @@ def test_grids_that_share_runs_show_them_once_and_the_main_comparison_comes_firs
     (study.records / GRID / f"{cell.config.run_id}.json").unlink()
     shown = analysis.explorer_grids().set_index("grid")["shown"].to_dict()
     assert shown == {"a-part": "elsewhere", "cifar-main": "whole", GRID: "part", "later": "no"}
+
+
+def test_every_run_is_listed_once(study):
+    study.grid("a-part", STUDY.replace("[0, 1, 2]", "[0, 1]"))
+    study.grid("cifar-main", STUDY.replace("epochs = 2", "epochs = 3"))
+    cell = study.cell("cifar-main", "all", "ce", 1)
+    (study.records / "cifar-main").mkdir()
+    records.write(make_record(cell, geometric_ranks(cell, 0.3)), study.records / "cifar-main")
+    found = analysis.listed()
+    assert {name: len(part.cells) for name, part in found.items()} == {"cifar-main": 1, "a-part": 12, GRID: 6}
+    assert list(found)[0] == "cifar-main" and set(tables.run_list(found[GRID])["seed"]) == {2}
+    assert list(tables.run_list(found["cifar-main"])["run"]) == [cell.config.run_id]
 
 
 @pytest.mark.parametrize(("options", "message"), [({"targets": (90, 120)}, "targets=.*percent"),

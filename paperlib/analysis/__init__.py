@@ -26,7 +26,7 @@ from paperlib.analysis.convergence import (
     lowest_losses,
 )
 from paperlib.analysis.costs import cost_document, loss_costs, loss_memory
-from paperlib.analysis.explorer import EXPLORER_TARGETS, explorer_document, explorer_grids
+from paperlib.analysis.explorer import EXPLORER_TARGETS, explorer_document, explorer_grids, listed
 from paperlib.analysis.frames import (
     candidate_differences,
     candidates,
@@ -74,6 +74,7 @@ from paperlib.analysis.study import (
     complete_pairs,
     finished,
     idle,
+    primary_part,
     study_verdicts,
     verdicts_today,
 )
@@ -84,12 +85,12 @@ __all__ = [
     "candidate_differences", "candidates", "certificates", "choice_costs", "choices", "class_differences",
     "class_document", "class_hits", "class_spread", "complete_pairs", "convergence", "convergence_document",
     "convergence_gaps", "convergence_ways", "core_minutes", "cost_document", "counted", "crossings", "curve_bands",
-    "curves", "determinism_costs", "difference_bands", "differences", "diverged", "ensemble_speedups",
-    "environments", "equivalences", "explorer_document", "explorer_grids", "finished", "gains", "history",
-    "idle", "joint_regions", "labels", "loss_costs", "loss_memory", "loss_shares", "lowest_losses", "memorisation",
+    "curves", "determinism_costs", "difference_bands", "differences", "diverged", "ensemble_speedups", "environments",
+    "equivalences", "explorer_document", "explorer_grids", "finished", "gains", "history", "idle", "joint_regions",
+    "labels", "listed", "loss_costs", "loss_memory", "loss_shares", "lowest_losses", "memorisation",
     "network_document", "networks", "overview", "part_status", "performance_documents", "posthoc_candidates",
-    "posthoc_differences", "posthoc_document", "posthoc_part", "posthoc_ranks", "posthoc_scores", "present",
-    "primary", "probabilities", "promises", "ranking", "rates", "regrets", "reliability", "require_comparable",
+    "posthoc_differences", "posthoc_document", "posthoc_part", "posthoc_ranks", "posthoc_scores", "present", "primary",
+    "primary_part", "probabilities", "promises", "ranking", "rates", "regrets", "reliability", "require_comparable",
     "richness", "robust_differences", "robust_document", "robust_means", "robustness", "runs", "score_differences",
     "search", "setups_verdict", "size_verdict", "status", "step_parts", "study_verdicts", "summary", "trade",
     "training_rates", "transition_map", "verdicts", "verdicts_today",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from paperlib import grids, presets, stats
 from paperlib.analysis import study
 from paperlib.analysis.comparisons import PRIMARY_GRID
-from paperlib.analysis.frames import joined, rank_arrays, status
+from paperlib.analysis.frames import joined, present, rank_arrays, status
 from paperlib.grids import Grid, GridLike
 
 #: Accuracies, in percent, whose smallest k the page can show.
@@ -26,6 +26,31 @@ def explorer_grids() -> pd.DataFrame:
     Columns: grid, title, missing (count of runs without a record), shown ("whole", "part", "elsewhere" where other
     grids show all that has finished of it, or "no").
     """
+    names = _names()
+    found, parts = status(names)[["grid", "title", "missing"]], _parts(names)
+    found["shown"] = ["no" if study.finished(row.grid) is None else "elsewhere" if row.grid not in parts else
+                      "part" if row.missing else "whole" for row in found.itertuples()]
+    return found
+
+
+def listed() -> dict[str, Grid]:
+    """Every recorded run on CIFAR-100 that was shown the test images, once: by grid, the main comparison first."""
+    found: dict[str, Grid] = {}
+    known: set[str] = set()
+    for name in sorted(_names(), key=lambda name: name != PRIMARY_GRID):
+        own = {cell.config.run_id for cell, _ in present(name)} - known
+        if own:
+            found[name] = _only(grids.load(name), own)
+            known |= own
+    return found
+
+
+def _only(grid: Grid, run_ids: set[str]) -> Grid:
+    return grid.part(lambda cell: cell.config.run_id in run_ids)
+
+
+def _names() -> list[str]:
+    """Grids on CIFAR-100 that evaluate the test images and wait for no preset."""
     names = []
     for name in grids.names():
         try:
@@ -34,10 +59,7 @@ def explorer_grids() -> pd.DataFrame:
             continue
         if all(cell.config.dataset == "cifar100" and cell.config.evaluate_test for cell in cells):
             names.append(name)
-    found, parts = status(names)[["grid", "title", "missing"]], _parts(names)
-    found["shown"] = ["no" if study.finished(row.grid) is None else "elsewhere" if row.grid not in parts else
-                      "part" if row.missing else "whole" for row in found.itertuples()]
-    return found
+    return names
 
 
 def _parts(names: Sequence[str]) -> dict[str, Grid]:
@@ -87,7 +109,7 @@ def explorer_document(grid_names: Sequence[GridLike] | None = None, targets: Seq
     if not all(0 < target <= 100 for target in targets):
         raise ValueError(f"targets={tuple(targets)}: expected percentages above 0 and up to 100")
     if grid_names is None:
-        grid_names = list(_parts(list(explorer_grids()["grid"])).values())
+        grid_names = list(_parts(_names()).values())
     return {"level": 100 * level, "targets": list(targets), "baseline": baseline, "draws": draws,
             "grids": [_grid(name, targets, baseline, level, draws, seed) for name in grid_names]}
 

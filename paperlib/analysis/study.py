@@ -24,7 +24,7 @@ RIVALS = ("transition", "smoothed")
 #: The setup that C5 speaks of.
 RESNET = "resnet"
 #: What is said of a setup in which the transition stayed at strength 0.
-SAME = "the same networks as with cross entropy"
+SAME = "the transition never started"
 #: The fewest seeds of a grid of many that count.
 FEWEST = 4
 
@@ -47,8 +47,8 @@ def finished(grid_name: GridLike, variants: Sequence[str] | None = None, baselin
 
     Returns:
         In each setup the baseline and all variants that are complete at one number of seeds: the most wanted one at
-        which the first of the variants is, in the grid's order, that is complete at any. None: no setup has any, or
-        the grid waits for a preset.
+        which most of them are, so that a loss that has more seeds to run takes none of the others away. None: no
+        setup has any, or the grid waits for a preset.
     """
     try:
         grid = grids.load(grid_name)
@@ -66,11 +66,9 @@ def finished(grid_name: GridLike, variants: Sequence[str] | None = None, baselin
             complete = [name for name in (baseline, *asked) if all((setup, name, seed) in done for seed in seeds)]
             if complete[:1] == [baseline] and (alone or len(complete) > 1):
                 blocks[seeds] = complete
-        leader = next((name for name in asked if any(name in names for names in blocks.values())), baseline)
-        for seeds, complete in blocks.items():
-            if leader in complete:
-                chosen |= {(setup, name): seeds for name in complete}
-                break
+        if blocks:
+            seeds, complete = max(blocks.items(), key=lambda block: len(block[1]))  # the first of the longest
+            chosen |= {(setup, name): seeds for name in complete}
     return grid.part(lambda cell: cell.seed in chosen.get((cell.setup, cell.variant), ())) if chosen else None
 
 
@@ -90,12 +88,25 @@ def beyond_main(grid_name: GridLike) -> Grid | None:
 def answer_grid() -> tuple[Grid, str]:
     """Where the report's first answer comes from, and which variant of it is the transition.
 
-    The study's main comparison as far as it has finished; before that the first look.
+    The study's main comparison as soon as the transition has finished where it acts; before that the first look.
     """
     study = finished(PRIMARY_GRID)
-    if study and "transition" in study.variants:
+    if study and "transition" in acting(study).variants:
         return study, "transition"
     return grids.load(FIRST_LOOK), "ramp"
+
+
+def primary_part() -> Grid | None:
+    """The main comparison of the transition in all its setups with the same seeds: all, else the first four.
+
+    None: they have not run yet.
+    """
+    try:
+        grid = grids.load(PRIMARY_GRID)
+    except presets.UnfilledPresetError:
+        return None
+    parts = [finished(grid, ["transition"], counts=[count]) for count in (len(grid.seeds), FEWEST)]
+    return next((part for part in parts if part and len(part.setups) == len(grid.setups)), None)
 
 
 def complete_pairs(grid_name: GridLike = SETUPS_GRID, variant: str = "transition", baseline: str = "ce",
@@ -132,20 +143,36 @@ def acting(grid_name: GridLike, variant: str = "transition") -> Grid:
 def study_verdicts(level: Any = 0.95, draws: int = 1000) -> pd.DataFrame:
     """C2 to C5 with what the study's records say of them today.
 
-    Columns: id, claim, paper, ours, verdict, change (what would change it).
+    Columns: id, claim, paper, ours, verdict, change (what would change it), evidence ("the study", "the study so far"
+    while setups or seeds of the plan are missing, empty before any has run).
     """
     part = finished(SETUPS_GRID, ["transition"])
-    pairs, labels = complete_pairs(), frames.labels(SETUPS_GRID) if part else {}
+    pairs = complete_pairs()
+    labels = frames.labels(SETUPS_GRID) | frames.labels(PRIMARY_GRID) if part else {}
     still = set(idle(part)) if part else set()
     rivals = {rival: complete_pairs(PRIMARY_GRID, rival) for rival in RIVALS}
-    return claims.verdict_frame({"C2": _c2(rivals, still, labels, level), "C3": _c3(pairs, still, labels, level),
-                                 "C4": _c4(pairs, still, labels, level, draws), "C5": _c5(pairs, still, level, draws)})
+    found = claims.verdict_frame({
+        "C2": _c2(rivals, still, labels, level), "C3": _c3(pairs, still, labels, level),
+        "C4": _c4(pairs, still, labels, level, draws), "C5": _c5(pairs, still, level, draws)})
+    main = all(_all_seeds(own) for own in rivals.values())
+    done = {"C2": main, "C3": main and len(pairs) == _planned(SETUPS_GRID), "C5": RESNET in pairs}
+    done["C4"] = done["C3"]
+    return found.assign(evidence=[("the study" if done[key] else "the study so far") if part else ""
+                                  for key in found["id"]])
+
+
+def _all_seeds(pairs: Mapping[str, Pair]) -> bool:
+    """Whether the main comparison of a loss is complete."""
+    if not pairs:
+        return False
+    grid = grids.load(PRIMARY_GRID)
+    return [len(pairs[setup][0]) for setup in grid.setups if setup in pairs] == [len(grid.seeds)] * len(grid.setups)
 
 
 def verdicts_today(level: Any = 0.95, draws: int = 1000) -> pd.DataFrame:
     """All five claims: C1 by the synthetic study, the others by the CIFAR-100 study as far as it can say.
 
-    A claim that the study has not tested yet shows what the first look found, which decides nothing.
+    Until the study has begun they show what the first look found, which decides nothing.
 
     Columns: those of :func:`study_verdicts`, and evidence (what it rests on).
     """
@@ -154,9 +181,8 @@ def verdicts_today(level: Any = 0.95, draws: int = 1000) -> pd.DataFrame:
     for row in claims.verdicts(level=level, draws=draws).to_dict("records"):
         evidence = "the synthetic study"
         if row["id"] in study.index:
-            tested = study.loc[row["id"], "verdict"] != claims.NOTHING.verdict or study.loc[row["id"], "ours"] == SAME
-            evidence = "the study" if tested else "the first look"
-            if tested:
+            evidence = study.loc[row["id"], "evidence"] or "the first look"
+            if study.loc[row["id"], "evidence"]:
                 row = study.loc[row["id"]].to_dict()
             elif row["verdict"] != claims.NOTHING.verdict:
                 row["change"] = f"the study, which decides. In the first look: {row['change']}"
@@ -187,29 +213,38 @@ def _c2(rivals: Mapping[str, Mapping[str, Pair]], still: Container[str], labels:
         if leads:
             parts[labels.get(setup, setup)] = claims.part_status(list(leads.values()))
         texts.append(f"{labels.get(setup, setup)}: " + ", ".join(
-            f"lead {_points(leads[rival])} over {rival}" if rival in leads else f"{rival} {SAME}" for rival in rivals))
-    found = claims.over_setups(_text(texts, setups), parts)
-    missing = _planned(PRIMARY_GRID) - len(parts)
-    return _capped(found, f"{missing} setups of the plan are still to come") if missing else found
+            f"lead {_points(leads[rival])} over {labels[rival]}" if rival in leads else SAME for rival in rivals))
+    found, missing = claims.over_setups(_text(texts, setups), parts), _planned(PRIMARY_GRID) - len(parts)
+    return _capped(found, _to_come(missing)) if missing else found
+
+
+def _to_come(missing: int) -> str:
+    return f"{missing} {'setup' if missing == 1 else 'setups'} of the plan still to come"
 
 
 def _capped(found: claims.Finding, why: str) -> claims.Finding:
     """Not more than "partly", whatever the setups that were tested say."""
-    return claims.Finding(found.ours, "partly", why) if found.verdict == "reproduced" else found
+    if found.verdict == "reproduced":
+        return found._replace(verdict="partly", change=why)
+    return found._replace(change=f"{found.change}. At most partly: {why}")
 
 
-def _of_acting(found: claims.Finding, still: Set[str]) -> claims.Finding:
-    """A claim about all setups but one needs the loss to act in all of them but one."""
-    many = len(still) > 1
-    return _capped(found, f"the transition never left cross entropy in {len(still)} setups") if many else found
+def _of_setups(found: claims.Finding, still: Set[str], pairs: Mapping[str, Pair]) -> claims.Finding:
+    """A claim about all setups but one needs them all, and the loss to act in all of them but one."""
+    if not pairs:
+        return found
+    if len(still) > 1:
+        found = _capped(found, f"{SAME} in {len(still)} setups")
+    missing = _planned(SETUPS_GRID) - len(pairs)
+    return found._replace(change=f"{found.change}; {_to_come(missing)}") if missing else found
 
 
 def _c3(pairs: Mapping[str, Pair], still: Set[str], labels: Mapping[str, str], level: Any) -> claims.Finding:
     gains = {setup: stats.paired_t_interval(_gap(pair, 5), level, _planned(SETUPS_GRID))
              for setup, pair in pairs.items() if setup not in still}
-    return _of_acting(claims.over_setups(
+    return _of_setups(claims.over_setups(
         _text([f"{labels[setup]}: {_points(gains[setup]) if setup in gains else SAME}" for setup in pairs], pairs),
-        {labels[setup]: claims.part_status([gain]) for setup, gain in gains.items()}, exceptions=1), still)
+        {labels[setup]: claims.part_status([gain]) for setup, gain in gains.items()}, exceptions=1), still, pairs)
 
 
 def _c4(pairs: Mapping[str, Pair], still: Set[str], labels: Mapping[str, str], level: Any,
@@ -233,8 +268,8 @@ def _c4(pairs: Mapping[str, Pair], still: Set[str], labels: Mapping[str, str], l
                  for mean, low, high in zip(estimate, band.low, band.high, strict=True)]
         parts[labels[setup]] = claims.part_status(gains, sign="mean")
         texts.append(f"{labels[setup]}: {_sign(100 * estimate.mean())} points on average, lower end of the band above "
-                     f"0 at {int(np.sum(band.low > 0))} of {len(estimate)} k")
-    return _of_acting(claims.over_setups(_text(texts, pairs), parts, exceptions=1), still)
+                     f"0 at {int(np.sum(band.low > 0))} of {len(estimate)} k ({len(own)} seeds)")
+    return _of_setups(claims.over_setups(_text(texts, pairs), parts, exceptions=1), still, pairs)
 
 
 def _c5(pairs: Mapping[str, Pair], still: Container[str], level: Any, draws: int) -> claims.Finding:

@@ -76,7 +76,7 @@ def class_sentence(spread: pd.DataFrame, differences: pd.DataFrame, setup: str, 
     told = own[own["p"] < _ALPHA]
     up, down = int((told["mean"] > 0).sum()), int((told["mean"] < 0).sum())
     text = (f"At k = {k} the mean over classes changes by {sign(100 * row.mean, 1)} points; of {len(own)} classes "
-            f"{up} can be told to gain and {down} to lose. ")
+            f"{up} can be told to gain and {down} to lose on these test images. ")
     if pd.isna(row.spread):
         return text + "One seed does not tell how much true effects differ."
     interval = f"[{100 * row.spread_low:.1f}, {100 * row.spread_high:.1f}]"
@@ -84,7 +84,7 @@ def class_sentence(spread: pd.DataFrame, differences: pd.DataFrame, setup: str, 
         text += ("True effects differ from class to class, with a standard deviation of "
                  f"{100 * row.spread:.1f} {interval} points. ")
     else:
-        text += (f"That true effects differ from class to class is not shown: their standard deviation is "
+        text += ("Whether effects on new images would differ from class to class is not shown: their spread is "
                  f"{100 * row.spread:.1f} {interval} points, and noise makes it look like {100 * row.observed:.1f}. ")
     per = f"{_slope(row)} points for each 10 points that cross entropy is worse on a class"
     if row.slope_high < 0:
@@ -100,8 +100,8 @@ def probability_sentence(frame: pd.DataFrame, setup: str, variant: str) -> str:
     words = {"nll": ("gives the right class less probability", "gives the right class more probability",
                      "cannot be told to change the likelihood"),
              "ece": ("is calibrated worse", "is calibrated better", "cannot be told to change the calibration"),
-             "first": ("puts the right class first in its list of five more often",
-                       "puts the right class first in its list of five less often",
+             "first": ("has the right class first in a larger share of the images that have it in the five",
+                       "has the right class first in a smaller share of the images that have it in the five",
                        "cannot be told to change the order inside the list")}
     parts = []
     for quantity, (above, below, open_) in words.items():

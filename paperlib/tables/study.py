@@ -20,50 +20,60 @@ def verdicts(frame: pd.DataFrame | None = None) -> pd.DataFrame:
         "what would change it": found["change"]})
 
 
-def answer(grid_name: GridLike, differences: pd.DataFrame) -> str:
+def answer(grid_name: GridLike, differences: pd.DataFrame, hold: str = "each of which stands alone") -> str:
     """What the differences of one loss to cross entropy say in each setup, and what they come to, as MyST.
 
     Args:
         grid_name: the grid.
         differences: rows of the loss as :func:`paperlib.analysis.differences` gives them. Of one that is ahead, the
             interval lies above 0.
+        hold: what the intervals are, in words.
     """
     labels = analysis.labels(grid_name)
     still = set(analysis.idle(grid_name, differences["variant"].iloc[0]))
     memorises = analysis.memorisation(grid_name).set_index("setup")["memorises"]
-    lines, ahead, first = [], {}, False
+    lines, gains, top1 = [], set(), set()
     for setup, own in differences.groupby("setup", sort=False):
         does = "memorises" if memorises[setup] else "does not memorise"
         head = f"- **{labels[setup]}**: cross entropy {does} its training images; the transition "
         if setup in still:
-            lines.append(head + "never left it, and its networks are the same.")
+            lines.append(head + "never started, so that nothing is lost and nothing won.")
             continue
         sides = {"ahead": own.loc[own["low"] > 0, "k"], "behind": own.loc[own["high"] < 0, "k"]}
         parts = [f"{side} at k = {', '.join(map(str, ks))}" for side, ks in sides.items() if len(ks)]
-        ahead[setup] = bool((sides["ahead"] > 1).any() and not (sides["behind"] > 1).any())
-        first |= bool((sides["behind"] == 1).any())
         lines.append(head + f"is {' and '.join(parts) or 'ahead at no length, and behind at none'}.")
-    where = {bool(memorises[setup]) for setup, leads in ahead.items() if leads}
-    others = {bool(memorises[setup]) for setup, leads in ahead.items() if not leads}
-    start = "By these intervals, each of which stands alone, "
-    if not where:
-        end = start + "in no setup is the transition ahead at some longer list and behind at none."
-    elif where == {True}:
-        end = (start + "the paper's picture shows up where cross entropy memorises"
-               + (", and not where it does not." if False in others else "."))
-    else:
-        end = start + "the paper's picture shows up, and not only where cross entropy memorises."
-    if first:
-        end += " If the first candidate matters most, stay with cross entropy."
-    return "\n".join([*lines, "", end])
+        if (sides["ahead"] > 1).any() and not (sides["behind"] > 1).any():
+            gains.add(bool(memorises[setup]))
+        top1 |= {side for side, ks in sides.items() if (ks == 1).any()}
+    end = f"By these intervals, {hold}, longer lists gain {_where(gains)}"
+    return "\n".join([*lines, "", end + (_price(top1) if gains else ".")])
+
+
+def _where(gains: set[bool]) -> str:
+    """Setups by whether cross entropy memorises."""
+    if not gains:
+        return "in no setup"
+    if gains == {True}:
+        return "where cross entropy memorises"
+    return f"{'also' if True in gains else 'only'} where cross entropy does not memorise"
+
+
+def _price(sides: set[str]) -> str:
+    """What becomes of top-1 while longer lists gain."""
+    if sides == {"behind"}:
+        return ", at a price in top-1: if the first candidate matters most, stay with cross entropy."
+    if sides == {"ahead"}:
+        return ", and top-1 gains with them: no trade-off."
+    return ", and top-1 gains in one setup and loses in another." if sides else (
+        ", at no price in top-1 that can be told from zero.")
 
 
 def idle(grid_name: GridLike, variant: str = "transition") -> str:
     """A sentence that names the setups in which a loss never left cross entropy; empty where there are none."""
     labels, still = analysis.labels(grid_name), analysis.idle(grid_name, variant)
     names = " and ".join(labels[setup] for setup in still)
-    where = "this setup" if len(still) == 1 else "these setups"
-    text = f"In {where} the transition never left cross entropy, and its networks are the same: {names}."
+    text = (f"**{names}**: the transition never started, because the accuracy on training images stayed below where "
+            "it would; its runs are cross entropy's.")
     return text if still else ""
 
 
