@@ -213,7 +213,7 @@ def _c2(rivals: Mapping[str, Mapping[str, Pair]], still: Container[str], labels:
         if leads:
             parts[labels.get(setup, setup)] = claims.part_status(list(leads.values()))
         texts.append(f"{labels.get(setup, setup)}: " + ", ".join(
-            f"lead {_points(leads[rival])} over {labels[rival]}" if rival in leads else SAME for rival in rivals))
+            f"lead {_points(leads[rival])} over “{labels[rival]}”" if rival in leads else SAME for rival in rivals))
     found, missing = claims.over_setups(_text(texts, setups), parts), _planned(PRIMARY_GRID) - len(parts)
     return _capped(found, _to_come(missing)) if missing else found
 
