@@ -128,7 +128,8 @@ def test_runs_are_added_frames_are_paired_and_the_chapter_reads_them(study, tmp_
     # The chapter, with results.
     texts = run_page("03-posthoc", monkeypatch)[1]
     assert "a fifth of the images** (5 seeds): the adjustment changes top-1 by +" in texts
-    assert "Not yet run" not in texts
+    assert "Not yet run" not in texts and " The transition changes top-1 by " in texts
+    assert "Both together change top-1 by " in texts
     assert all(f":name: {name}\n" in texts for name in ("tab-posthoc", "tab-posthoc-transition", "tab-posthoc-scores"))
 
 

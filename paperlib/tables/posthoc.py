@@ -30,14 +30,15 @@ def posthoc_differences(grid_name: GridLike = PRIMARY_GRID, frame: pd.DataFrame 
 
 def posthoc_sentences(grid_name: GridLike = PRIMARY_GRID, trained: str = "transition",
                       ks: tuple[int, ...] = (1, 5)) -> list[str]:
-    """One sentence a setup: what the chosen adjustment does to cross entropy, and what training adds to that.
+    """One paragraph a setup: what the chosen adjustment does to cross entropy, what training does, and what both do.
 
-    Empty while no setup is complete.
+    Empty while no setup is complete. Of a setup in which the trained loss never left cross entropy it has the first
+    alone.
     """
     part = analysis.posthoc_part(grid_name)
     if part is None:
         return []
-    labels = analysis.labels(grid_name)
+    labels, still = analysis.labels(grid_name), analysis.idle(part, trained)
     gains, saved = analysis.posthoc_differences(grid_name), analysis.posthoc_candidates(grid_name, targets=TARGETS)
     by_place = gains.set_index(["setup", "variant", "method", "k"])
     few = saved.set_index(["setup", "variant", "method", "target"])
@@ -59,7 +60,8 @@ def posthoc_sentences(grid_name: GridLike = PRIMARY_GRID, trained: str = "transi
             continue
         seeds = int(by_place.loc[(setup, "ce", "chosen", ks[0])]["n"])
         text = f"**{labels[setup]}** ({seeds} seeds): the adjustment changes {changes(setup, 'ce', 'chosen')}."
-        if (setup, trained, "none", ks[0]) in by_place.index:
-            text += f" The {trained} changes {changes(setup, trained, 'none')}."
+        if (setup, trained, "none", ks[0]) in by_place.index and setup not in still:
+            text += (f" The {trained} changes {changes(setup, trained, 'none')}. Both together change "
+                     f"{changes(setup, trained, 'chosen')}.")
         found.append(text)
     return found
