@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from paperlib.figures._style import WIDTH, Labels, Plotted, looks, style
+from paperlib.figures._style import WIDTH, Labels, Plotted, legend_above, looks, style
 from paperlib.figures.budget import budget_curves
 from paperlib.figures.classes import class_gains, reliability_diagram, superclass_forest
 from paperlib.figures.map import transition_map
@@ -200,8 +200,7 @@ def loss_curves(frame: pd.DataFrame, x_labels: Mapping[str, str], y_labels: Mapp
             if walk in (marks or {}):
                 axes.axvline((marks or {})[walk], color=".4", linewidth=1.2, linestyle=":", zorder=0)
             axes.set(xlabel=x_labels[walk], ylabel=(y_labels or {}).get(quantity, quantity))
-        figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper center", columnspacing=1,
-                      handletextpad=0.4, ncols=2)
+        legend_above(figure, *grid.flat[0].get_legend_handles_labels())
         plt.close(figure)
     return figure, frame.copy()
 
@@ -244,7 +243,7 @@ def training_curves(history: pd.DataFrame, labels: Labels = None, shown_k: int =
                    for variant, (colour, marker) in look.items()]
         handles += [Line2D([], [], color=".3", linestyle="-", label="training"),
                     Line2D([], [], color=".3", linestyle="--", label="validation")]
-        figure.legend(handles=handles, loc="outside upper center", ncols=2)
+        legend_above(figure, handles, [str(handle.get_label()) for handle in handles])
         plt.close(figure)
     return figure, frame
 
@@ -309,8 +308,7 @@ def _panels(frame: pd.DataFrame, draw: Draw, labels: Labels, dress: Callable[[Ax
         entries = {str(entry.get_label()): entry for entry in legend}
         for axes in grid.flat if not legend else ():
             entries |= {label: entry for entry, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-        figure.legend(entries.values(), entries.keys(), loc="outside upper center", columnspacing=1,
-                      handletextpad=0.4, ncols=len(legend) or 2)
+        legend_above(figure, entries.values(), entries.keys(), len(legend) or 2)
         plt.close(figure)  # else a notebook shows it twice
     return figure
 

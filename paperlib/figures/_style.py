@@ -1,6 +1,6 @@
 """The one look of all figures."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,6 +31,17 @@ def style() -> Iterator[None]:
             "legend.fontsize": 12, "axes.edgecolor": ".4", "grid.color": ".88", "lines.linewidth": 2,
             "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "paperlib"}):
         yield
+
+
+def legend_above(figure: Figure, handles: Iterable[Any], labels: Iterable[str], most: int = 2) -> None:
+    """A legend on top of a figure, in as many columns as its width holds, ``most`` at the most."""
+    handles, labels = list(handles), list(labels)
+    for columns in range(most, 0, -1):
+        legend = figure.legend(handles, labels, loc="outside upper center", columnspacing=1, handletextpad=0.4,
+                               ncols=columns)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def looks(variants: Sequence[str]) -> dict[str, tuple[Any, str]]:

@@ -7,7 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib import ticker
 from matplotlib.axes import Axes
 
-from paperlib.figures._style import WIDTH, Labels, Plotted, looks, style
+from paperlib.figures._style import WIDTH, Labels, Plotted, legend_above, looks, style
 
 #: Losses take the time of the standard run, nearly: each is drawn this much further to the right.
 _ASIDE = 1.07
@@ -59,8 +59,7 @@ def budget_curves(points: pd.DataFrame, labels: Labels = None, target: float = 0
             entries |= {label: entry for entry, label in zip(*axes.get_legend_handles_labels(), strict=True)}
         order = [standard["label"], *(text for _, text in _LINES.values()), *names.values()]
         order = [label for label in order if label in entries]
-        figure.legend([entries[label] for label in order], order, loc="outside upper center", columnspacing=1,
-                      handletextpad=0.4, ncols=1 if max(map(len, order)) > 32 else 2)
+        legend_above(figure, [entries[label] for label in order], order)
         plt.close(figure)
     return figure, frame
 

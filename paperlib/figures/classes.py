@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from paperlib.figures._style import WIDTH, Labels, Plotted, looks, style
+from paperlib.figures._style import WIDTH, Labels, Plotted, legend_above, looks, style
 from paperlib.figures.phase import gains_forest
 
 _ALPHA = 0.05  # of the p values adjusted over all classes
@@ -122,7 +122,7 @@ def reliability_diagram(reliability: pd.DataFrame, labels: Labels = None) -> Plo
                 axes.set(xlim=(low - 2, 102), ylim=(low - 2, 102), xlabel=f"mass of the first {k} (%)" if k > 1 else
                          "score of the first (%)")
             row[0].set_ylabel(f"{_two_lines((labels or {}).get(setup, setup))}\nright (%)")
-        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2, handletextpad=0.4)
+        legend_above(figure, *grid[0, 0].get_legend_handles_labels())
         plt.close(figure)
     return figure, frame
 

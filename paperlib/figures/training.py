@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 
-from paperlib.figures._style import WIDTH, Labels, Plotted, looks, style
+from paperlib.figures._style import WIDTH, Labels, Plotted, legend_above, looks, style
 
 _COLUMNS = 2
 
@@ -60,7 +60,7 @@ def loss_against_topk(networks: pd.DataFrame, ways: Mapping[str, str], labels: L
         handles += [Line2D([], [], marker="o", markersize=11, markerfacecolor="none", markeredgecolor="black",
                            linestyle="", label="lowest cross entropy"),
                     Line2D([], [], color=".3", linestyle="--", linewidth=1.5, label="transition loss")]
-        figure.legend(handles=handles, loc="outside upper center", ncols=2, columnspacing=1, handletextpad=0.4)
+        legend_above(figure, handles, [str(handle.get_label()) for handle in handles])
         plt.close(figure)
     return figure, frame
 
@@ -98,7 +98,7 @@ def robust_curves(means: pd.DataFrame, quantity: str = "noise", cells: Labels = 
             axes.locator_params(axis="x", nbins=4)
             axes.set_xlabel("standard deviation of the noise" if quantity == "noise" else "radius")
         handles, texts = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, texts, loc="outside upper center", ncols=2, columnspacing=1, handletextpad=0.4)
+        legend_above(figure, handles, texts)
         sns.despine(figure)
         plt.close(figure)
     return figure, frame
