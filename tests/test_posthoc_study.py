@@ -89,7 +89,7 @@ def hide(tmp_path, keep) -> list:
 
 def test_runs_are_added_frames_are_paired_and_the_chapter_reads_them(study, tmp_path, monkeypatch, capsys):
     # Four seeds of one setup first, then the rest without their logits: nothing is fitted twice.
-    assert analysis.posthoc_part() is None and analysis.posthoc_ranks() == {} and tables.posthoc_sentences() == []
+    assert analysis.posthoc_part() is None and analysis.posthoc_ranks() == {} and len(tables.posthoc_answer()) == 0
     hidden = hide(tmp_path, lambda cell: cell.setup == "fifth" and cell.seed < 3)
     assert call(tmp_path) == 0 and "14 of the grid have no logits there" in capsys.readouterr().out
     assert analysis.posthoc_part() is None, "three seeds of five are no block"
@@ -127,10 +127,14 @@ def test_runs_are_added_frames_are_paired_and_the_chapter_reads_them(study, tmp_
 
     # The chapter, with results.
     texts = run_page("03-posthoc", monkeypatch)[1]
-    assert "a fifth of the images** (5 seeds): the adjustment changes top-1 by +" in texts
-    assert "Not yet run" not in texts and " The transition changes top-1 by " in texts
-    assert "Both together change top-1 by " in texts
-    assert all(f":name: {name}\n" in texts for name in ("tab-posthoc", "tab-posthoc-transition", "tab-posthoc-scores"))
+    answer = tables.posthoc_answer().set_index("what")
+    assert list(answer.index) == ["scores changed", "transition", "both"] and set(answer["n"]) == {5}
+    gap = (ranks["fifth", "ce", "chosen"] <= 5).mean() - (ranks["fifth", "ce", "none"] <= 5).mean()
+    assert answer.loc["scores changed", "top-5"].startswith(f"{100 * gap:+.2f} [+")
+    assert answer.loc["scores changed", "k for 95 %"].startswith("\N{MINUS SIGN}")
+    assert "Not yet run" not in texts
+    assert all(f":name: {name}\n" in texts for name in (
+        "tab-posthoc", "tab-posthoc-answer", "tab-posthoc-transition", "tab-posthoc-scores"))
 
 
 def test_the_chapter_without_results(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from paperlib.tables.performance import (
     rival_speed,
     training_rates,
 )
-from paperlib.tables.posthoc import METHODS, posthoc_differences, posthoc_sentences
+from paperlib.tables.posthoc import METHODS, posthoc_answer, posthoc_differences
 from paperlib.tables.runs import (
     accuracies,
     candidate_differences,
@@ -51,7 +51,7 @@ __all__ = [
     "candidate_differences", "candidates", "certificates", "choice_costs", "class_effects", "class_sentence",
     "crossings", "determinism_costs", "differences", "ensemble_speedups", "environments", "equivalences",
     "explorer_grids", "idle", "lists", "longer_lists", "loss_memory", "loss_shares", "loss_speed", "losses_over_cells",
-    "markdown", "measurements", "memorisation", "phases", "points", "posthoc_differences", "posthoc_sentences",
-    "price", "primary", "probabilities", "probability_sentence", "promises", "rival_speed", "run_list", "scores",
-    "search", "signed", "status", "training_rates", "verdicts",
+    "markdown", "measurements", "memorisation", "phases", "points", "posthoc_answer", "posthoc_differences", "price",
+    "primary", "probabilities", "probability_sentence", "promises", "rival_speed", "run_list", "scores", "search",
+    "signed", "status", "training_rates", "verdicts",
 ]

@@ -28,40 +28,30 @@ def posthoc_differences(grid_name: GridLike = PRIMARY_GRID, frame: pd.DataFrame 
     return table[["setup", "loss", "scores", *names.values(), "n"]].rename(columns={"loss": "trained with"})
 
 
-def posthoc_sentences(grid_name: GridLike = PRIMARY_GRID, trained: str = "transition",
-                      ks: tuple[int, ...] = (1, 5)) -> list[str]:
-    """One paragraph a setup: what the chosen adjustment does to cross entropy, what training does, and what both do.
+def posthoc_answer(grid_name: GridLike = PRIMARY_GRID, trained: str = "transition",
+                   ks: tuple[int, ...] = (1, 5)) -> pd.DataFrame:
+    """What the chosen adjustment of cross entropy buys, what another loss does, and both: a row each, by setup.
 
-    Empty while no setup is complete. Of a setup in which the trained loss never left cross entropy it has the first
-    alone.
+    Accuracy in percentage points, and candidates more or fewer. Empty while no setup is complete.
     """
     part = analysis.posthoc_part(grid_name)
     if part is None:
-        return []
+        return pd.DataFrame()
     labels, still = analysis.labels(grid_name), analysis.idle(part, trained)
-    gains, saved = analysis.posthoc_differences(grid_name), analysis.posthoc_candidates(grid_name, targets=TARGETS)
-    by_place = gains.set_index(["setup", "variant", "method", "k"])
-    few = saved.set_index(["setup", "variant", "method", "target"])
-
-    def changes(setup: str, variant: str, method: str) -> str:
-        texts = []
-        for k in ks:
-            row = by_place.loc[(setup, variant, method, k)]
-            texts.append(f"top-{k} by {signed(100 * row['mean'], 100 * row['low'], 100 * row['high'], 2)} points")
-        for target in TARGETS:
-            row = few.loc[(setup, variant, method, target)]
-            change = signed(row["difference"], row["low"], row["high"])
-            texts.append(f"the candidates for {100 * target:g} % by {change}")
-        return ", ".join(texts[:-1]) + f" and {texts[-1]}"
-
-    found = []
+    gains = analysis.posthoc_differences(grid_name).set_index(["setup", "variant", "method", "k"])
+    saved = analysis.posthoc_candidates(grid_name, targets=TARGETS).set_index(["setup", "variant", "method", "target"])
+    table = []
     for setup in part.setups:
-        if (setup, "ce", "chosen", ks[0]) not in by_place.index:
-            continue
-        seeds = int(by_place.loc[(setup, "ce", "chosen", ks[0])]["n"])
-        text = f"**{labels[setup]}** ({seeds} seeds): the adjustment changes {changes(setup, 'ce', 'chosen')}."
-        if (setup, trained, "none", ks[0]) in by_place.index and setup not in still:
-            text += (f" The {trained} changes {changes(setup, trained, 'none')}. Both together change "
-                     f"{changes(setup, trained, 'chosen')}.")
-        found.append(text)
-    return found
+        for words, variant, method in (("scores changed", "ce", "chosen"), (trained, trained, "none"),
+                                       ("both", trained, "chosen")):
+            if (setup, variant, method, ks[0]) not in gains.index or (variant == trained and setup in still):
+                continue
+            line = {"setup": labels[setup], "what": words}
+            for k in ks:
+                row = gains.loc[(setup, variant, method, k)]
+                line[f"top-{k}"] = signed(100 * row["mean"], 100 * row["low"], 100 * row["high"], 2)
+            for target in TARGETS:
+                row = saved.loc[(setup, variant, method, target)]
+                line[f"k for {100 * target:g} %"] = signed(row["difference"], row["low"], row["high"])
+            table.append(line | {"n": int(gains.loc[(setup, variant, method, ks[0]), "n"])})
+    return pd.DataFrame(table)
