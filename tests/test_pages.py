@@ -263,6 +263,7 @@ def wait_for_text(page, *paragraphs: str) -> None:
 def test_the_slider_moves_by_keyboard_and_the_text_follows(explorer, numbers):
     page = explorer
     page.select_option("#explorer-setup", label="all images, 8 epochs")
+    page.get_by_role("checkbox", name="transition, late ramp").check()
     needed = [told(numbers["candidates"], "all", variant, 1, target=0.99) for variant in ("ce", "ramp")]
     page.focus("#explorer-k")
     for keys, k in PRESSES:
