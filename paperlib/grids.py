@@ -92,6 +92,14 @@ def names() -> list[str]:
     return sorted(path.stem for path in paths.GRIDS.glob("*.toml"))
 
 
+def load_filled(name: GridLike) -> Grid | None:
+    """As :func:`load`, but None where the grid waits for a preset, for what shows the state of a study."""
+    try:
+        return load(name)
+    except presets.UnfilledPresetError:
+        return None
+
+
 def load(name: GridLike) -> Grid:
     """Read a grid by name, or from a path that ends in ``.toml``; a grid comes back as it is.
 

@@ -224,6 +224,7 @@ def test_a_preset_is_as_if_it_were_typed(study):
 
 
 def test_a_grid_that_waits_says_so_instead_of_running(study, tmp_path, capsys):
+    assert grids.load_filled("map-finalists") is None and grids.load_filled("map").name == "map"
     with pytest.raises(presets.UnfilledPresetError,
                        match="grid map-finalists.toml, variant finalist-1: preset 'finalist-1' is not chosen"):
         grids.load("map-finalists")

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from paperlib import grids, presets, stats
+from paperlib import grids, stats
 from paperlib.analysis import frames
 from paperlib.grids import Cell, GridLike
 from paperlib.records import Record
@@ -63,12 +63,7 @@ def _changes(grid_names: Sequence[GridLike], baseline: str) -> dict[str, list[_C
     standards: dict[str, Cell] = {}
     found: dict[tuple[str, str], _Change] = {}
     pairs: list[tuple[Cell, Record]] = []
-    loaded = []
-    for name in grid_names:
-        try:
-            loaded.append(grids.load(name))
-        except presets.UnfilledPresetError:
-            continue
+    loaded = [grid for name in grid_names if (grid := grids.load_filled(name))]
     for grid in loaded:
         for cell in grid.cells:
             if cell.variant == baseline:

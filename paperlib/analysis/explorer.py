@@ -1,6 +1,6 @@
 """What the explorer page of the report shows: curves, differences and candidates needed, as one small document."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from paperlib import grids, presets, stats
+from paperlib import grids, stats
 from paperlib.analysis import study
 from paperlib.analysis.comparisons import PRIMARY_GRID
 from paperlib.analysis.frames import joined, present, rank_arrays, status
@@ -27,22 +27,18 @@ def explorer_grids() -> pd.DataFrame:
     grids show all that has finished of it, or "no").
     """
     names = _names()
-    found, parts = status(names)[["grid", "title", "missing"]], _parts(names)
-    found["shown"] = ["no" if study.finished(row.grid) is None else "elsewhere" if row.grid not in parts else
+    found, finished = status(names)[["grid", "title", "missing"]], _finished(names)
+    parts = _parts(finished)
+    found["shown"] = ["no" if row.grid not in finished else "elsewhere" if row.grid not in parts else
                       "part" if row.missing else "whole" for row in found.itertuples()]
     return found
 
 
 def listed() -> dict[str, Grid]:
     """Every recorded run on CIFAR-100 that was shown the test images, once: by grid, the main comparison first."""
-    found: dict[str, Grid] = {}
-    known: set[str] = set()
-    for name in sorted(_names(), key=lambda name: name != PRIMARY_GRID):
-        own = {cell.config.run_id for cell, _ in present(name)} - known
-        if own:
-            found[name] = _only(grids.load(name), own)
-            known |= own
-    return found
+    runs = {name: {cell.config.run_id for cell, _ in present(name)}
+            for name in sorted(_names(), key=lambda name: name != PRIMARY_GRID)}
+    return {name: _only(grids.load(name), new) for name, new in _once(runs).items()}
 
 
 def _only(grid: Grid, run_ids: set[str]) -> Grid:
@@ -51,31 +47,29 @@ def _only(grid: Grid, run_ids: set[str]) -> Grid:
 
 def _names() -> list[str]:
     """Grids on CIFAR-100 that evaluate the test images and wait for no preset."""
-    names = []
-    for name in grids.names():
-        try:
-            cells = grids.load(name).cells
-        except presets.UnfilledPresetError:
-            continue
-        if all(cell.config.dataset == "cifar100" and cell.config.evaluate_test for cell in cells):
-            names.append(name)
-    return names
+    return [name for name in grids.names() if (grid := grids.load_filled(name))
+            and all(cell.config.dataset == "cifar100" and cell.config.evaluate_test for cell in grid.cells)]
 
 
-def _parts(names: Sequence[str]) -> dict[str, Grid]:
-    """What has finished of each grid, unless grids before it show all of it: the main comparison, then the larger.
-
-    Grids share runs, and those of another one are no reason to show a grid.
-    """
+def _finished(names: Sequence[str]) -> dict[str, Grid]:
+    """What has finished of the grids of which anything has: the main comparison, then the larger."""
     found = {name: part for name in names if (part := study.finished(name))}
-    parts: dict[str, Grid] = {}
-    known: set[str] = set()
-    for name in sorted(found, key=lambda name: (name != PRIMARY_GRID, -len(found[name].cells))):
-        own = {cell.config.run_id for cell in found[name].cells}
-        if own - known:
-            parts[name] = found[name]
-            known |= own
-    return parts
+    return dict(sorted(found.items(), key=lambda item: (item[0] != PRIMARY_GRID, -len(item[1].cells))))
+
+
+def _parts(finished: Mapping[str, Grid]) -> dict[str, Grid]:
+    """Those that show a run which none before them shows: runs of another grid are no reason to show one."""
+    runs = {name: {cell.config.run_id for cell in part.cells} for name, part in finished.items()}
+    return {name: finished[name] for name in _once(runs)}
+
+
+def _once(runs: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """The runs of each grid that those before it do not have; grids share runs. One without any is left out."""
+    found: dict[str, set[str]] = {}
+    for name, own in runs.items():
+        if new := own.difference(*found.values()):
+            found[name] = new
+    return found
 
 
 def explorer_document(grid_names: Sequence[GridLike] | None = None, targets: Sequence[float] = EXPLORER_TARGETS,
@@ -109,7 +103,7 @@ def explorer_document(grid_names: Sequence[GridLike] | None = None, targets: Seq
     if not all(0 < target <= 100 for target in targets):
         raise ValueError(f"targets={tuple(targets)}: expected percentages above 0 and up to 100")
     if grid_names is None:
-        grid_names = list(_parts(_names()).values())
+        grid_names = list(_parts(_finished(_names())).values())
     return {"level": 100 * level, "targets": list(targets), "baseline": baseline, "draws": draws,
             "grids": [_grid(name, targets, baseline, level, draws, seed) for name in grid_names]}
 

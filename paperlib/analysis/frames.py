@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from paperlib import grids, metrics, paths, presets, records, stats
+from paperlib import grids, metrics, paths, records, stats
 from paperlib.grids import Cell, Grid, GridLike
 from paperlib.records import Record
 
@@ -347,12 +347,11 @@ def present(grid_name: GridLike) -> list[tuple[Cell, Record]]:
 
     None where the grid waits for a preset.
     """
-    try:
-        cells = grids.load(grid_name).cells
-    except presets.UnfilledPresetError:
+    grid = grids.load_filled(grid_name)
+    if grid is None:
         return []
     found = {record.run_id: record for record in (records.load() if paths.RECORDS.exists() else [])}
-    return [(cell, found[cell.config.run_id]) for cell in cells if cell.config.run_id in found]
+    return [(cell, found[cell.config.run_id]) for cell in grid.cells if cell.config.run_id in found]
 
 
 def status(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
@@ -363,9 +362,8 @@ def status(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
     """
     rows = []
     for name in grids.names() if grid_names is None else grid_names:
-        try:
-            grid = grids.load(name)
-        except presets.UnfilledPresetError:
+        grid = grids.load_filled(name)
+        if grid is None:
             rows.append({"grid": name, "title": "waits for a setting that other runs choose", "runs": 0,
                          "missing": "–", "missing_runs": "", "protocol": "", "core_hours": 0.0})
             continue

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from paperlib import documents, grids, paths, presets, records, stats
+from paperlib import documents, grids, paths, records, stats
 from paperlib.analysis import frames, study
 from paperlib.analysis.comparisons import PRIMARY_GRID, PRIMARY_KS
 from paperlib.grids import Grid, GridLike
@@ -42,10 +42,10 @@ def posthoc_part(grid_name: GridLike = PRIMARY_GRID, baseline: str = "ce") -> Gr
         ValueError: a run of the document is not the recorded one.
     """
     try:
-        pairs, document = frames.present(grid_name), posthoc_document()
-    except (presets.UnfilledPresetError, FileNotFoundError):
+        document = posthoc_document()
+    except FileNotFoundError:
         return None
-    for cell, record in pairs:
+    for cell, record in frames.present(grid_name):
         if record.run_id in document["cells"] and (
                 document["settings"]["cells"][record.run_id]["results"] != digest(record)):
             raise ValueError(f"{paths.POSTHOC}: run {record.run_id}, {cell.place}, was recorded again since: "

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from paperlib import grids, presets, stats
+from paperlib import grids, stats
 from paperlib.analysis import claims, frames
 from paperlib.analysis.comparisons import PRIMARY_GRID
 from paperlib.grids import Grid, GridLike
@@ -50,9 +50,8 @@ def finished(grid_name: GridLike, variants: Sequence[str] | None = None, baselin
         which most of them are, so that a loss that has more seeds to run takes none of the others away. None: no
         setup has any, or the grid waits for a preset.
     """
-    try:
-        grid = grids.load(grid_name)
-    except presets.UnfilledPresetError:
+    grid = grids.load_filled(grid_name)
+    if grid is None:
         return None
     if counts is None:
         counts = [len(grid.seeds), *([FEWEST] if len(grid.seeds) > FEWEST else [])]
@@ -77,10 +76,10 @@ def beyond_main(grid_name: GridLike) -> Grid | None:
 
     The grids of the study share runs: that cross entropy and the transition are there says nothing of the others.
     """
-    try:
-        grid, known = grids.load(grid_name), {cell.config.run_id for cell in grids.load(PRIMARY_GRID).cells}
-    except presets.UnfilledPresetError:
+    grid, main = grids.load_filled(grid_name), grids.load_filled(PRIMARY_GRID)
+    if grid is None or main is None:
         return None
+    known = {cell.config.run_id for cell in main.cells}
     own = {cell.variant for cell in grid.cells if cell.config.run_id not in known}
     return finished(grid) if finished(grid, sorted(own)) else None
 
@@ -101,9 +100,8 @@ def primary_part() -> Grid | None:
 
     None: they have not run yet.
     """
-    try:
-        grid = grids.load(PRIMARY_GRID)
-    except presets.UnfilledPresetError:
+    grid = grids.load_filled(PRIMARY_GRID)
+    if grid is None:
         return None
     parts = [finished(grid, ["transition"], counts=[count]) for count in (len(grid.seeds), FEWEST)]
     return next((part for part in parts if part and len(part.setups) == len(grid.setups)), None)
