@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from grids_for_tests import MAP, STUDY, Study, geometric_ranks, make_record
 
-from paperlib import analysis, records, tables
+from paperlib import analysis, grids, records, tables
 
 GRID = "first-study"
 RATES = {"ce": 0.30, "ramp": 0.32, "grouped": 0.28}
@@ -74,6 +74,16 @@ def test_it_is_rounded_as_it_is_shown_and_small(study):
     for loss in losses(document).values():
         low, high = np.min(loss["accuracy"]), np.max(loss["accuracy"])
         assert 0 <= low < high == 100
+
+
+def test_losses_that_never_left_cross_entropy_are_named(study):
+    for cell in grids.load(GRID).cells:
+        if (cell.setup, cell.variant) == ("all", "ramp"):
+            (before,) = (record for record in records.load() if record.run_id == cell.config.run_id)
+            study.change(GRID, cell, history=[{**row, "strength": 0.0} for row in before.history])
+    (grid,) = analysis.explorer_document(**DRAWS)["grids"]
+    assert {setup["name"]: setup["idle"] for setup in grid["setups"]} == {
+        "all": ["transition, late ramp"], "fifth": []}
 
 
 def test_a_grid_without_the_baseline_has_no_differences(study):

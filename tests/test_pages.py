@@ -308,6 +308,16 @@ def test_setup_losses_mode_and_target_are_chosen(explorer, numbers):
     wait_for_text(page, "Choose at least one loss.")
 
 
+def test_what_is_shown_is_said_beside_the_setup(explorer):
+    page = explorer
+    for i, grid in enumerate(page.evaluate("window.explorerData.grids")):
+        for j, setup in enumerate(grid["setups"]):
+            page.select_option("#explorer-setup", value=f"{i}/{j}")
+            said = page.inner_text("#explorer-runs")
+            assert said.startswith(f"{grid['title']}. Shown: {setup['seeds']} seeds, 10,000 test images.")
+            assert ("never started here" in said) == bool(setup["idle"])
+
+
 def test_every_control_is_reached_by_keyboard_named_and_marked(explorer):
     page = explorer
     radios = page.evaluate(CONTROLS)

@@ -89,7 +89,8 @@
       return label;
     }));
     const [seeds, images] = [count(setup.seeds, "seed"), `${setup.images.toLocaleString("en")} test images`];
-    find("runs").textContent = `${gridOf(setups.value).title}; ${seeds}, ${images}.`;
+    const still = setup.idle.map(label => ` ${capital(label)}: never started here, so its runs are cross entropy's.`);
+    find("runs").textContent = `${gridOf(setups.value).title}. Shown: ${seeds}, ${images}.${still.join("")}`;
     slider.max = setup.losses[0].accuracy[0].length;
     const baseline = baselineOf(setup);
     find("baseline").textContent = baseline ? baseline.label : "nothing: not in this grid";

@@ -90,7 +90,8 @@ def explorer_document(grid_names: Sequence[GridLike] | None = None, targets: Seq
 
     Returns:
         ``level`` and ``targets`` (percent), ``baseline``, ``draws``, and ``grids``, a list: ``name``, ``title``,
-        ``setups``, a list: ``name``, ``label``, ``seeds`` and ``images`` (counts), ``losses``, a list: ``name``,
+        ``setups``, a list: ``name``, ``label``, ``seeds`` and ``images`` (counts), ``idle`` (labels of the losses that
+        never left the baseline there, as :func:`~paperlib.analysis.idle` says), ``losses``, a list: ``name``,
         ``label``, and four tables of three rows, [estimate, low, high]: ``accuracy`` (percent, a column for each
         k = 1..C, the band simultaneous over k), ``candidates`` (smallest k, a column a target), ``difference``
         (percentage points) and ``more_candidates`` to the baseline, which are None for the baseline itself and where
@@ -112,11 +113,13 @@ def _grid(name: GridLike, targets: Sequence[float], baseline: str, level: float,
           seed: int) -> dict[str, Any]:
     grid, _ = joined(name)
     ranks, classes = rank_arrays(name)
+    idle = {variant: study.idle(grid, variant) for variant in grid.variants}
     setups = []
     for setup, keys in grid.setups.items():
         rows = {variant: ranks[setup, variant] for variant in grid.variants if (setup, variant) in ranks}
         shape = next(iter(rows.values())).shape
         setups.append({"name": setup, "label": keys["label"], "seeds": shape[0], "images": shape[1],
+                       "idle": [grid.variants[variant]["label"] for variant, where in idle.items() if setup in where],
                        "losses": [{"name": variant, "label": grid.variants[variant]["label"], **tables}
                                   for variant, tables in
                                   _losses(rows, classes[setup], targets, baseline, level, draws, seed).items()]})

@@ -1,6 +1,7 @@
 """Tables of a grid's runs."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -64,12 +65,19 @@ def certificates(grid_name: GridLike, targets: Sequence[float] = (0.95, 0.99)) -
 
 
 def status(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
-    """Runs that have a record, and those that miss one."""
+    """Runs that have a record, and how many miss one, with the first of them by the grid's priority."""
     found = analysis.status(grid_names)
     found["core_hours"] = [f"{hours:.1f}" for hours in found["core_hours"]]
-    found["missing"] = [(row.missing_runs if row.runs else "all: not yet run") or "none" for row in rows(found)]
+    found["missing"] = [_missing(row) for row in rows(found)]
     found = found.drop(columns="missing_runs").replace({"protocol": {"": "–"}})
     return found.rename(columns={"core_hours": "core hours", "missing": "missing runs"}).astype(str)
+
+
+def _missing(row: "pd.Series[Any]") -> str:
+    if not row.runs:
+        return "all: not yet run"
+    first = row.missing_runs.split(", ")[0]
+    return f"{row.missing}, next {first}" if first else "none"
 
 
 def explorer_grids() -> pd.DataFrame:
