@@ -26,7 +26,7 @@ from types import FrameType
 from typing import Any
 
 from paperlib import grids, records
-from paperlib.grids import Cell
+from paperlib.grids import Cell, Grid
 from paperlib.kit import PARTS, WORKSPACE, Kit, Schedule, device_name, say
 
 
@@ -242,9 +242,18 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--deterministic", action="store_true", help="the same bits again on the same GPU; slower")
     parser.add_argument("--checks", choices=["run", "ignore", "skip"], default="run",
                         help="for a grid with a kit: stop if a check fails, go on nevertheless, or make none")
+    parser.add_argument("--setup", action="append", metavar="NAME",
+                        help="only the cells of this setup of the grid; may be given again for another")
     parser.add_argument("--limit", type=at_least(1, int), help="only the first cells of the grid")
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)  # of a process among several
     return parser
+
+
+def _of_setups(grid: Grid, setups: Sequence[str] | None) -> list[Cell]:
+    """The cells of those setups, in the grid's order; None: of all."""
+    if unknown := [name for name in setups or () if name not in grid.setups]:
+        raise ValueError(f"--setup {unknown[0]}: expected one of {', '.join(grid.setups)}, the setups of {grid.name}")
+    return [cell for cell in grid.cells if setups is None or cell.setup in setups]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -257,7 +266,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         grid = grids.load(options.grid)
         elsewhere = {record.run_id for source in options.done for record in records.load(source)}
-        cells = [cell for cell in grid.cells[: options.limit] if cell.config.run_id not in elsewhere]
+        wanted = _of_setups(grid, options.setup)[: options.limit]
+        cells = [cell for cell in wanted if cell.config.run_id not in elsewhere]
         output.prepare()
         there = list(records.read_lines(output.path)) if output.single_file and output.path.exists() else []
         device = device_name(options.device) if cells else ""

@@ -155,6 +155,21 @@ def test_a_limit_takes_the_first_cells(study, tmp_path, capsys):
     assert "1 of 1 cells" in capsys.readouterr().err
 
 
+def test_one_setup_can_be_finished_before_the_others(tmp_path, capsys):
+    other = '[[setup]]\nname = "wide"\nlabel = "a wider one"\nwidth = 5\n'
+    study = write_grid(tmp_path, BASE.replace("[[variant]]", other + "[[variant]]"))
+    wide = [cell.config.run_id for cell in grids.load(study).cells if cell.setup == "wide"]
+    assert sweep_here(study, tmp_path / "out", "--setup", "wide", "--limit", "1") == 0
+    assert list(contents(tmp_path / "out")) == wide[:1]
+    assert sweep_here(study, tmp_path / "out", "--setup", "wide") == 0
+    assert set(contents(tmp_path / "out")) == set(wide) and "2 of 2 cells" in capsys.readouterr().err
+    assert sweep_here(study, tmp_path / "out", "--setup", "wide", "--setup", "only") == 0
+    assert len(contents(tmp_path / "out")) == 4
+    assert sweep_here(study, tmp_path / "none", "--setup", "wider") == 2
+    assert "--setup wider: expected one of only, wide, the setups of study" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_predictions_are_kept_where_asked(study, tmp_path):
     assert sweep_here(study, tmp_path / "records", "--limit", "1", "--predictions", str(tmp_path / "kept")) == 0
     [run_id] = contents(tmp_path / "records")
