@@ -6,13 +6,14 @@ was used.
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from paperlib.losses import SPECS, BoundLoss
 
@@ -23,6 +24,8 @@ BACKEND = "inductor"
 GRAPH_BATCH_SIZE = 256
 #: Graphs of one process: one for each loss and image size. Torch's own limit, 8, is soon met by a grid.
 GRAPHS_KEPT = 64
+#: Whether torch has fast kernels for bfloat16 on this CPU: from AVX-512 on.
+BF16_INSTRUCTIONS = torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 WORKSPACE, WORKSPACE_SIZES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
 
 
@@ -48,9 +51,9 @@ class Engine:
         compiled = device.type == "cuda" if compile is None else compile
         return cls(compiled, compiled and device.type == "cuda" and batch_size <= GRAPH_BATCH_SIZE, deterministic)
 
-    def describe(self) -> dict[str, bool]:
+    def describe(self, device: torch.device, bf16: bool) -> dict[str, bool]:
         """For the environment of a record."""
-        return asdict(self)
+        return asdict(self) | {"widened": widens(device, bf16)}
 
     @contextmanager
     def settings(self, device: torch.device) -> Iterator[None]:
@@ -116,7 +119,7 @@ class Engine:
 def forward(model: nn.Module, loss: Loss, bf16: bool, inputs: Tensor, labels: Tensor, changes: dict[str, Tensor],
             check: Callable[[Tensor], None] | None = None) -> tuple[Tensor, Tensor]:
     """Logits and loss of one batch. A function of the module, so that runs of one process share its graphs."""
-    with autocast(inputs.device, bf16):
+    with autocast(inputs.device, bf16), widened(inputs.device, bf16):
         logits = model(inputs)
     if check:
         check(logits)
@@ -124,8 +127,43 @@ def forward(model: nn.Module, loss: Loss, bf16: bool, inputs: Tensor, labels: Te
 
 
 def autocast(device: torch.device, bf16: bool) -> torch.autocast:
-    """bfloat16 where it is asked for."""
+    """bfloat16 where it is asked for; to be used with :func:`widened`."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+def widens(device: torch.device, bf16: bool) -> bool:
+    """Whether products of bfloat16 numbers are computed in float32, because the CPU has no instructions for them."""
+    return bf16 and device.type == "cpu" and not BF16_INSTRUCTIONS
+
+
+def widened(device: torch.device, bf16: bool) -> AbstractContextManager[Any]:
+    """:class:`Widened` where it is needed."""
+    return Widened() if widens(device, bf16) else nullcontext()
+
+
+class Widened(TorchFunctionMode):
+    """Under autocast, convolutions and linear maps in float32 between rounding to bfloat16 what goes in and comes out.
+
+    Instructions for bfloat16 sum in float32 too, so results differ from theirs by the order of sums alone. Torch's
+    kernels for a CPU without them take fifteen times as long.
+    """
+
+    PRODUCTS = (torch.conv2d, nn.functional.linear)
+
+    def __torch_function__(self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (),
+                           kwargs: dict[str, Any] | None = None) -> Any:
+        """``function`` of the arguments; of products in float32, unless a layer has switched autocast off."""
+        kwargs = kwargs or {}
+        if function not in self.PRODUCTS or not torch.is_autocast_enabled("cpu"):
+            return function(*args, **kwargs)
+        with torch.autocast("cpu", enabled=False):
+            wide = function(*map(_wide, args), **{name: _wide(value) for name, value in kwargs.items()})
+            return wide.to(torch.bfloat16)
+
+
+def _wide(value: Any) -> Any:
+    """What a product takes, rounded to bfloat16 and in float32."""
+    return value.to(torch.bfloat16).float() if isinstance(value, Tensor) else value
 
 
 @lru_cache

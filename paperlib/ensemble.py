@@ -100,7 +100,7 @@ def trained_many(config: RunConfig, *, device: torch.device | str | None = None,
         record = Record(
             schema=SCHEMA, run_id=config.run_id, protocol=PROTOCOL, config=config.to_dict(),
             code=environment.code(commit),
-            environment={**environment.describe(place), **engine.describe(),
+            environment={**environment.describe(place), **engine.describe(place, False),
                          "chunks": [stack.models for stack in stacks]},
             data={"checksum": splits.checksum, "train": len(splits.train), "validation": len(splits.validation),
                   "test": len(splits.test), "num_classes": splits.num_classes, "label_flips": splits.label_flips},

@@ -15,7 +15,7 @@ from paperlib import data, ensemble, environment, losses, metrics, models, predi
 from paperlib.checkpoint import Checkpoint, State
 from paperlib.config import PROTOCOL, RunConfig
 from paperlib.data import EvaluationLoader, Normalizer, Splits, TrainLoader
-from paperlib.engine import Engine, Loss, autocast
+from paperlib.engine import Engine, Loss, autocast, widened
 from paperlib.parts import FOLLOWS
 from paperlib.parts import TRACKING_RATE as TRACKING_RATE
 from paperlib.parts import TrainingDivergedError as TrainingDivergedError
@@ -172,7 +172,8 @@ def trained(config: RunConfig, *, device: torch.device | str | None = None, chec
         test = EvaluationLoader(splits.test, normalizer, place) if config.evaluate_test else None
         record = Record(
             schema=SCHEMA, run_id=config.run_id, protocol=PROTOCOL, config=config.to_dict(),
-            code=environment.code(commit), environment=environment.describe(place) | engine.describe(),
+            code=environment.code(commit),
+            environment=environment.describe(place) | engine.describe(place, config.precision == "bf16"),
             data={"checksum": splits.checksum, "train": len(splits.train), "validation": len(splits.validation),
                   "test": len(splits.test), "num_classes": splits.num_classes, "label_flips": splits.label_flips},
             history=state.history, timing=summarize_timing(state.timing),
@@ -264,7 +265,8 @@ def predict(model: nn.Module, loader: EvaluationLoader, config: RunConfig) -> tu
     model.eval()
     logits = []
     for inputs, _ in loader:
-        with autocast(inputs.device, config.precision == "bf16"):
+        bf16 = config.precision == "bf16"
+        with autocast(inputs.device, bf16), widened(inputs.device, bf16):
             logits.append(model(inputs).float())
     return torch.cat(logits), loader.labels
 

@@ -12,11 +12,12 @@ from test_train import CPU, FIT, MLP, SPEEDNET, STEPS, content, run, same_weight
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from paperlib import engine, losses, models, train
+from paperlib import data, engine, losses, models, train
 from paperlib.checkpoint import State
 from paperlib.data import Arrays, EvaluationLoader, Normalizer, TrainLoader
 from paperlib.data import loader as loader_module
 from paperlib.engine import Engine
+from paperlib.models._common import Head
 
 CUDA = torch.device("cuda")
 COMPILED = Engine(compiled=True)
@@ -108,6 +109,43 @@ def test_the_workspace_of_cublas_is_fixed_before_cuda_starts(monkeypatch):
 def test_a_record_says_how_its_steps_ran():
     environment = run(MLP.replace(epochs=1))[0].environment
     assert [environment[key] for key in ("compiled", "cuda_graphs", "deterministic")] == [False, False, False]
+
+
+# bfloat16 on a CPU without instructions for it.
+
+
+@pytest.mark.parametrize("config", [SPEEDNET, MLP.replace(precision="bf16")], ids=["speednet", "mlp"])
+def test_products_in_float32_round_as_bfloat16_does(config, monkeypatch):
+    """Nearer to torch's own bfloat16 than that is to float32, in logits and gradients."""
+    found = []
+    for bf16, instructions in ((True, True), (True, False), (False, True)):
+        monkeypatch.setattr(engine, "BF16_INSTRUCTIONS", instructions)
+        splits = data.splits(config)
+        model = train.make_model(config, splits, Normalizer(splits.mean, splits.std, CPU), CPU).train()
+        logits, value = engine.forward(model, nn.functional.cross_entropy, bf16,
+                                       Normalizer(splits.mean, splits.std, CPU)(splits.train.inputs[:64]),
+                                       splits.train.labels[:64], {})
+        value.backward()
+        assert logits.dtype == torch.float32
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        found.append((logits.detach(), gradient))
+    for own, wide, full in zip(*found, strict=True):
+        assert (wide - own).norm() < 0.2 * (own - full).norm(), "another rounding than that of bfloat16"
+
+
+def test_products_are_widened_only_where_they_have_to_be(monkeypatch):
+    monkeypatch.setattr(engine, "BF16_INSTRUCTIONS", False)
+    assert engine.widens(CPU, True) and not engine.widens(CPU, False) and not engine.widens(CUDA, True)
+    products, wide = [], engine._wide
+    monkeypatch.setattr(engine, "_wide", lambda value: products.append(value) or wide(value))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), Head(8 * 4, 5))
+    with engine.autocast(CPU, True), engine.widened(CPU, True):
+        model(torch.randn(2, 3, 4, 4))
+    assert products[0].shape == (2, 3, 4, 4), "the convolution"
+    assert not any(isinstance(value, torch.Tensor) and value.shape == (2, 32) for value in products), "not the head"
+    assert run(SPEEDNET.replace(epochs=1))[0].environment["widened"]
+    monkeypatch.setattr(engine, "BF16_INSTRUCTIONS", True)
+    assert not run(MLP.replace(epochs=1))[0].environment["widened"]
 
 
 def test_deterministic_mode_changes_nothing_on_a_cpu():

@@ -8,6 +8,7 @@ from torch import nn
 
 from paperlib import models
 from paperlib.models import SpeedNet
+from paperlib.models._common import Conv1x1
 
 IMAGE = (3, 32, 32)
 
@@ -214,6 +215,19 @@ def test_preparation_leaves_models_without_such_a_layer_alone():
     before = net.head.weight.clone()
     models.prepare(net, torch.randn(5, *IMAGE))
     assert torch.equal(net.head.weight, before)
+
+
+@pytest.mark.parametrize("inputs, stride", [(4, 2), (8, 2), (16, 2), (4, 1)])
+def test_a_pointwise_convolution_is_right_with_few_channels(inputs, stride):
+    """Where oneDNN is wrong by itself it also writes where it must not, so this is not tried without the detour."""
+    layer = Conv1x1(inputs, 2 * inputs, stride).to(memory_format=torch.channels_last)
+    plain = nn.Conv2d(inputs, 2 * inputs, 1, stride=stride, bias=False).double()
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(8, inputs, 16, 16).to(memory_format=torch.channels_last)
+    for function, given in ((layer, x), (plain, x.double())):
+        function(given).square().sum().backward()
+    torch.testing.assert_close(layer(x).double(), plain(x.double()), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer.weight.grad.double(), plain.weight.grad, rtol=1e-4, atol=1e-3)
 
 
 def test_resnet_halves_the_image_three_times():

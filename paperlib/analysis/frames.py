@@ -394,5 +394,6 @@ def environments(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
 
 def _engine(record: Record) -> str:
     """How the run's steps ran; the oldest records do not say, and ran eagerly."""
-    names = {"compiled": "compiled", "cuda_graphs": "CUDA graphs", "deterministic": "deterministic"}
+    names = {"compiled": "compiled", "cuda_graphs": "CUDA graphs", "deterministic": "deterministic",
+             "widened": "products of bfloat16 in float32"}
     return ", ".join(name for key, name in names.items() if record.environment.get(key)) or "eager"

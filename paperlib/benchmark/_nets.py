@@ -15,7 +15,7 @@ from paperlib import schedules, train
 from paperlib.benchmark._timing import Turns, Watch, clock, spread, timed
 from paperlib.config import RunConfig
 from paperlib.data import Arrays, EvaluationLoader, Normalizer, Splits, TrainLoader, channel_statistics
-from paperlib.engine import Engine, autocast
+from paperlib.engine import Engine, autocast, widened
 
 #: Where the time of a step goes, in the order of the loop. Bookkeeping is all that is none of the others: learning
 #: rate, checks for finite numbers, counts for the history, clock, progress.
@@ -107,7 +107,8 @@ def bare_step(bench: Bench, config: RunConfig, layout: torch.memory_format = tor
     mode = "reduce-overhead" if engine.cuda_graphs else "default"
     forward = torch.compile(model, dynamic=False, mode=mode) if engine.compiled else model
     train.set_learning_rate(optimizer, 0.0)
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    bf16 = config.precision == "bf16"
+    dtype = torch.bfloat16 if bf16 else torch.float32
     images = torch.randn(config.batch_size, 3, pixels(config), pixels(config), device=bench.device, dtype=dtype)
     images = images.contiguous(memory_format=layout)
     gradient = torch.randn(config.batch_size, CLASSES, device=bench.device) / config.batch_size
@@ -115,7 +116,7 @@ def bare_step(bench: Bench, config: RunConfig, layout: torch.memory_format = tor
     def step() -> None:
         if engine.cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()
-        with autocast(bench.device, config.precision == "bf16"):
+        with autocast(bench.device, bf16), widened(bench.device, bf16):
             logits = forward(images)
         optimizer.zero_grad()
         logits.backward(gradient)

@@ -27,6 +27,26 @@ def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
 
 
+class Conv1x1(nn.Conv2d):
+    """A 1 x 1 convolution without bias.
+
+    Few channels are strided before it instead of by it: there oneDNN, which torch uses on CPUs, computes the weights'
+    gradient beyond the end of its buffer (issue 6035 of uxlfoundation/oneDNN), with wrong numbers or a crash.
+    """
+
+    BLOCK = 16  #: channels from which that is right, for every instruction set
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, 1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, outputs, H / stride, W / stride)."""
+        if self.in_channels >= self.BLOCK:
+            return super().forward(x)
+        down, across = self.stride
+        return nn.functional.conv2d(x[:, :, ::down, ::across], self.weight)
+
+
 def he_initialise(model: nn.Module) -> None:
     """Convolutions from a normal distribution whose variance is 2 over their outputs' fan, the head's bias at 0."""
     for module in model.modules():

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from paperlib.models._common import Head, conv3x3, he_initialise
+from paperlib.models._common import Conv1x1, Head, conv3x3, he_initialise
 
 
 class WideBlock(nn.Module):
@@ -13,8 +13,7 @@ class WideBlock(nn.Module):
         super().__init__()
         self.bn1, self.conv1 = nn.BatchNorm2d(inputs), conv3x3(inputs, outputs, stride)
         self.bn2, self.conv2 = nn.BatchNorm2d(outputs), conv3x3(outputs, outputs)
-        self.shortcut = (nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
-                         if stride != 1 or inputs != outputs else None)
+        self.shortcut = Conv1x1(inputs, outputs, stride) if stride != 1 or inputs != outputs else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, outputs, H / stride, W / stride)."""
