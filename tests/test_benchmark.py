@@ -160,12 +160,12 @@ def test_the_profile_tells_the_parts_apart(bench, monkeypatch, part) -> None:
 
         @staticmethod
         def backward(ctx, gradient):
-            burn(0.03)
+            burn(0.05)
             return gradient
 
     def loss(logits, labels):
         if part == "loss":
-            burn(0.03)
+            burn(0.05)
         return losses.cross_entropy(Slow.apply(logits) if part == "backward" else logits, labels)
 
     slow = {"augmentation": (_nets.TrainLoader, "_augmented"), "forward": (torch.nn.MaxPool2d, "forward"),
@@ -173,7 +173,7 @@ def test_the_profile_tells_the_parts_apart(bench, monkeypatch, part) -> None:
     if part in slow:
         owner, name = slow[part]
         plain = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *a, **o: (burn(0.01), plain(*a, **o))[1])
+        monkeypatch.setattr(owner, name, lambda *a, **o: (burn(0.05), plain(*a, **o))[1])
     shares = {row["part"]: row["share"] for row in _nets.profile(bench, TINY, SHORT, loss)}
     assert max(shares, key=shares.get) == part, shares
 

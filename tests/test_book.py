@@ -146,7 +146,7 @@ def test_the_book_builds_without_a_warning(book):
     socket_noise = "ERROR:tornado.general:Uncaught exception in ZMQStream callback"
     warnings = [line for line in book.log.splitlines() if ("WARNING" in line or "ERROR" in line)
                 and line != socket_noise]
-    assert (book.exit_code, warnings) == (0, []), book.log[-8000:]
+    assert (book.exit_code, warnings) == (0, []), "\n".join([*warnings, book.log[-8000:]])
 
 
 def test_the_first_page_is_found_from_the_root(book):

@@ -10,6 +10,7 @@ seed on the same kind of machine; an extra time is that ratio, less 1, times the
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -202,13 +203,23 @@ def budget_trades(grid_names: Sequence[GridLike] = BUDGET_GRIDS, baseline: str =
 
 
 def _times(change: _Change, standard: _Change) -> tuple[float, dict[Any, float]]:
-    """Median core-minutes of the standard runs, and the change's ratio to them by seed, on one kind of machine."""
+    """Median core-minutes of the standard runs, and the change's ratio to them by seed, on one kind of machine.
+
+    The median is over the kind that has most of the standard runs: another kind may take several times as long.
+    """
     timed = {seed: core_minutes(run) for seed, run in standard.runs.items()}
     timed = {seed: minutes for seed, minutes in timed.items() if minutes > 0}
     ratios = {seed: core_minutes(run) / timed[seed] for seed, run in sorted(change.runs.items()) if seed in timed
-              and run.environment["device"] == standard.runs[seed].environment["device"]}
+              and _machine(run) == _machine(standard.runs[seed])}
     ratios = {seed: ratio for seed, ratio in ratios.items() if math.isfinite(ratio)}
-    return float(np.median(list(timed.values()))) if timed else math.nan, ratios
+    kinds = Counter(_machine(standard.runs[seed]) for seed in timed)
+    usual = [minutes for seed, minutes in timed.items() if _machine(standard.runs[seed]) == kinds.most_common(1)[0][0]]
+    return float(np.median(usual)) if usual else math.nan, ratios
+
+
+def _machine(record: Record) -> tuple[str, str]:
+    """The kind of machine: its processors and their instructions, which a processor's name does not always tell."""
+    return record.environment["device"], record.environment["cpu_capability"]
 
 
 def _extra(change: _Change, standard: _Change) -> list[float]:
