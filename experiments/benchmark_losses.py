@@ -206,7 +206,7 @@ def main() -> None:
     for row in result["accuracy"] + result.get("memory", []):
         print(row)
     if not arguments.quick:
-        result |= {"k": K, "code": environment.code(), "environment": environment.describe(torch.device("cpu")),
+        result |= {"k": K, **environment.provenance(),
                    "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                    "wall_seconds": round(time.monotonic() - started)}
         write_atomically(arguments.out, json.dumps(result, indent=1) + "\n")

@@ -144,8 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "scores": scores(record, images, chosen.predictions) if cells[run_id]["scores"] else None}
 
     cells = wanted(found, chosen.predictions, before)
-    documents.collect(chosen.out, {"settings": {**shared, "cells": cells}, "code": environment.code(chosen.commit),
-                                   "environment": environment.describe(torch.device("cpu"))}, measure)
+    head = {"settings": {**shared, "cells": cells}, **environment.provenance(chosen.commit)}
+    documents.collect(chosen.out, head, measure)
     print(f"{len(cells)} runs, {sum(cell['scores'] for cell in cells.values())} with scores: {chosen.out}")
 
 

@@ -113,8 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = SETTINGS | (SMOKE if chosen.smoke else {})
     # The eta of all cases; one that tests fewer tests the first of them.
     eta = calibration.draw_probabilities(**{key: settings[key] for key in SETTINGS}).tolist()
-    document = {"settings": settings, "code": environment.code(chosen.commit),
-                "environment": {**environment.describe(torch.device("cpu")), "scipy": scipy.__version__},
+    where = environment.provenance(chosen.commit)
+    document = {"settings": settings, "code": where["code"],
+                "environment": where["environment"] | {"scipy": scipy.__version__},
                 "core_seconds": round(sum(case["core_seconds"] for case in tested), 1), "probabilities": eta,
                 "cases": tested}
     records.write_atomically(chosen.out, json.dumps(document, allow_nan=False) + "\n")

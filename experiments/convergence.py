@@ -153,8 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = documents.options(__doc__, paths.CONVERGENCE, arguments)
     torch.set_num_threads(1)
     settings = SETTINGS | (SMOKE if chosen.smoke else {})
-    head = {"settings": settings, "code": environment.code(chosen.commit),
-            "environment": environment.describe(torch.device("cpu"))}
+    head = {"settings": settings, **environment.provenance(chosen.commit)}
     documents.collect(chosen.out, head, lambda name: measure(settings, name))
     print(chosen.out)
 

@@ -40,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     smoke = {"seed": [0, 1], "epochs": 2, "evaluate_every": 2} if chosen.smoke else {}
     found = {cell.variant: kept(cell.config.replace(**smoke), chosen.commit) for cell in grids.load(GRID).cells
              if cell.setup == SETUP and cell.variant in VARIANTS}
-    document = {"grid": GRID, "setup": SETUP, "code": environment.code(chosen.commit),
-                "environment": environment.describe(torch.device("cpu")), "networks": found,
+    document = {"grid": GRID, "setup": SETUP, **environment.provenance(chosen.commit), "networks": found,
                 "core_seconds": round(time.process_time() - started, 1)}
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     records.write_atomically(chosen.out, json.dumps(document) + "\n")

@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cells = documents.kept(chosen.out, "experiments/posthoc.py", json.loads(json.dumps(SETTINGS)))
         cells |= {run_id: {"results": digest(record)} for run_id, (_, record) in pairs.items()}
         head = {"settings": json.loads(json.dumps({**SETTINGS, "cells": cells})),
-                "code": environment.code(chosen.commit), "environment": environment.describe(torch.device("cpu"))}
+                **environment.provenance(chosen.commit)}
         documents.collect(chosen.out, head, lambda run_id: measure(
             SETTINGS, pairs[run_id][1], pairs[run_id][0].place, chosen.predictions))
     except (OSError, ValueError) as error:

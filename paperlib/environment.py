@@ -39,6 +39,11 @@ def describe(device: torch.device) -> dict[str, Any]:
             "platform": f"{platform.system()} {platform.machine()}"}
 
 
+def provenance(commit: str | None = None) -> dict[str, Any]:
+    """Where a measurement on the CPU comes from, as documents hold it: ``code`` and ``environment``."""
+    return {"code": code(commit), "environment": describe(torch.device("cpu"))}
+
+
 def find_device(name: torch.device | str | None = None) -> torch.device:
     """The device of that name, or CUDA where there is one, else the CPU.
 
