@@ -130,7 +130,7 @@ def test_products_in_float32_round_as_bfloat16_does(config, monkeypatch):
         gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         found.append((logits.detach(), gradient))
     for own, wide, full in zip(*found, strict=True):
-        assert (wide - own).norm() < 0.2 * (own - full).norm(), "another rounding than that of bfloat16"
+        assert (wide - own).norm() < 0.5 * (own - full).norm(), "another rounding than that of bfloat16"
 
 
 def test_products_are_widened_only_where_they_have_to_be(monkeypatch):
