@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from grids_for_tests import Study, make_record
 
-from paperlib import analysis, grids, paths, presets, records, sweep
+from paperlib import analysis, grids, paths, presets, records, sweep, tables
 from paperlib.analysis import choice
 
 HEAD = """
@@ -194,6 +194,9 @@ def test_rates_move_only_for_a_clear_gain(study):
     table = analysis.rates("search-rivals")
     assert table[table["chosen"]][["variant", "lr", "seeds", "edge"]].values.tolist() == [
         ["entropy", 0.25, 2, False], ["grouped", 0.75, 2, True]]
+    shown = tables.rates("search-rivals")
+    assert list(shown.columns) == ["loss", "rate 0.08", "rate 0.25", "rate 0.75", "seeds"]
+    assert shown.iloc[1].tolist() == ["grouped", "70.2 (10.0)", "80.2 (10.0)", "**80.8 (10.0)**", 2]
     found = choice.choose_rates("search-rivals")
     assert found["grouped"]["keys"] == {"loss": "topk_grouped", "k": 5, "lr": 0.75}
     assert found["entropy"]["keys"]["lr"] == 0.25

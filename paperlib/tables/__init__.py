@@ -42,6 +42,7 @@ from paperlib.tables.study import (
     longer_lists,
     memorisation,
     primary,
+    rates,
     verdicts,
 )
 from paperlib.tables.synthetic import losses_over_cells, phases, search
@@ -52,6 +53,6 @@ __all__ = [
     "crossings", "determinism_costs", "differences", "ensemble_speedups", "environments", "equivalences",
     "explorer_grids", "idle", "lists", "longer_lists", "loss_memory", "loss_shares", "loss_speed", "losses_over_cells",
     "markdown", "measurements", "memorisation", "phases", "points", "posthoc_answer", "posthoc_differences", "price",
-    "primary", "probabilities", "probability_sentence", "promises", "rival_speed", "run_list", "scores", "search",
-    "signed", "status", "training_rates", "verdicts",
+    "primary", "probabilities", "probability_sentence", "promises", "rates", "rival_speed", "run_list", "scores",
+    "search", "signed", "status", "training_rates", "verdicts",
 ]

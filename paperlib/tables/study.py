@@ -95,6 +95,18 @@ def longer_lists(grid_name: GridLike, variant: str, target: float = 0.99, frame:
             f"{100 * target:g} % changes {' and '.join(parts)}.")
 
 
+def rates(grid_name: str) -> pd.DataFrame:
+    """What a search for learning rates found: top-5 (top-1) on validation in percent, the chosen rate in bold."""
+    found = analysis.rates(grid_name)
+    accuracy = [f"{100 * row.top5:.1f} ({100 * row.top1:.1f})" for row in rows(found)]
+    found["text"] = [f"**{text}**" if chosen else text for text, chosen in zip(accuracy, found["chosen"], strict=True)]
+    found["column"] = [f"rate {lr:g}" for lr in found["lr"]]
+    table = found.pivot(index="variant", columns="column", values="text")
+    table = table.loc[found["variant"].unique(), found.sort_values("lr")["column"].unique()]
+    table = table.rename(index=analysis.labels(grid_name)).rename_axis("loss").rename_axis(columns=None).reset_index()
+    return table.assign(seeds=found["seeds"].min())
+
+
 def primary(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
     """The primary tests: differences with joint intervals, and p-values of sign flips."""
     found = analysis.primary(grid_name) if frame is None else frame
