@@ -249,11 +249,11 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _of_setups(grid: Grid, setups: Sequence[str] | None) -> list[Cell]:
-    """The cells of those setups, in the grid's order; None: of all."""
+def _of_setups(grid: Grid, setups: Sequence[str] | None) -> Grid:
+    """The part of the grid that those setups are; None: all of it."""
     if unknown := [name for name in setups or () if name not in grid.setups]:
         raise ValueError(f"--setup {unknown[0]}: expected one of {', '.join(grid.setups)}, the setups of {grid.name}")
-    return [cell for cell in grid.cells if setups is None or cell.setup in setups]
+    return grid.part(lambda cell: setups is None or cell.setup in setups)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -266,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         grid = grids.load(options.grid)
         elsewhere = {record.run_id for source in options.done for record in records.load(source)}
-        wanted = _of_setups(grid, options.setup)[: options.limit]
+        wanted = _of_setups(grid, options.setup).cells[: options.limit]
         cells = [cell for cell in wanted if cell.config.run_id not in elsewhere]
         output.prepare()
         there = list(records.read_lines(output.path)) if output.single_file and output.path.exists() else []

@@ -263,9 +263,8 @@ def epoch_results(model: nn.Module, loss: Loss, loaders: Loaders, config: RunCon
 def predict(model: nn.Module, loader: EvaluationLoader, config: RunConfig) -> tuple[Tensor, Tensor]:
     """Logits (n, C) float32 and labels (n,) of every sample, in order."""
     model.eval()
-    logits = []
+    logits, bf16 = [], config.precision == "bf16"
     for inputs, _ in loader:
-        bf16 = config.precision == "bf16"
         with autocast(inputs.device, bf16), widened(inputs.device, bf16):
             logits.append(model(inputs).float())
     return torch.cat(logits), loader.labels

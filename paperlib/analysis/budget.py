@@ -10,7 +10,6 @@ seed on the same kind of machine; an extra time is that ratio, less 1, times the
 
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -212,9 +211,10 @@ def _times(change: _Change, standard: _Change) -> tuple[float, dict[Any, float]]
     ratios = {seed: core_minutes(run) / timed[seed] for seed, run in sorted(change.runs.items()) if seed in timed
               and _machine(run) == _machine(standard.runs[seed])}
     ratios = {seed: ratio for seed, ratio in ratios.items() if math.isfinite(ratio)}
-    kinds = Counter(_machine(standard.runs[seed]) for seed in timed)
-    usual = [minutes for seed, minutes in timed.items() if _machine(standard.runs[seed]) == kinds.most_common(1)[0][0]]
-    return float(np.median(usual)) if usual else math.nan, ratios
+    by_kind: dict[tuple[str, str], list[float]] = {}
+    for seed, minutes in timed.items():
+        by_kind.setdefault(_machine(standard.runs[seed]), []).append(minutes)
+    return float(np.median(max(by_kind.values(), key=len))) if timed else math.nan, ratios
 
 
 def _machine(record: Record) -> tuple[str, str]:

@@ -67,6 +67,19 @@ def wide(frame: pd.DataFrame, grid_name: GridLike, column: str, names: Mapping[A
     return named(wide, grid_name, links)
 
 
+def values_tried(found: pd.DataFrame, grid_name: GridLike) -> pd.DataFrame:
+    """What a search found: a row a variant, a column for each ``column``, in their order; ``text``, if chosen in bold.
+
+    Args:
+        found: with the columns variant, column, text and chosen.
+        grid_name: the search, for its labels.
+    """
+    bold = [f"**{row.text}**" if row.chosen else row.text for row in rows(found)]
+    table = found.assign(text=bold).pivot(index="variant", columns="column", values="text")
+    table = table.loc[found["variant"].unique(), found["column"].unique()]
+    return table.rename(index=analysis.labels(grid_name)).rename_axis("loss").rename_axis(columns=None).reset_index()
+
+
 def named(frame: pd.DataFrame, grid_name: GridLike,
            links: Mapping[tuple[str, str], str] | None = None) -> pd.DataFrame:
     """Labels in place of names, the variant's column called loss and linked where a page is given."""

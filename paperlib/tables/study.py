@@ -6,7 +6,7 @@ import pandas as pd
 
 from paperlib import analysis
 from paperlib.grids import GridLike
-from paperlib.tables._text import named, rows, signed
+from paperlib.tables._text import named, rows, signed, values_tried
 
 
 def verdicts(frame: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -98,13 +98,9 @@ def longer_lists(grid_name: GridLike, variant: str, target: float = 0.99, frame:
 def rates(grid_name: str) -> pd.DataFrame:
     """What a search for learning rates found: top-5 (top-1) on validation in percent, the chosen rate in bold."""
     found = analysis.rates(grid_name)
-    accuracy = [f"{100 * row.top5:.1f} ({100 * row.top1:.1f})" for row in rows(found)]
-    found["text"] = [f"**{text}**" if chosen else text for text, chosen in zip(accuracy, found["chosen"], strict=True)]
+    found["text"] = [f"{100 * row.top5:.1f} ({100 * row.top1:.1f})" for row in rows(found)]
     found["column"] = [f"rate {lr:g}" for lr in found["lr"]]
-    table = found.pivot(index="variant", columns="column", values="text")
-    table = table.loc[found["variant"].unique(), found.sort_values("lr")["column"].unique()]
-    table = table.rename(index=analysis.labels(grid_name)).rename_axis("loss").rename_axis(columns=None).reset_index()
-    return table.assign(seeds=found["seeds"].min())
+    return values_tried(found, grid_name).assign(seeds=found["seeds"].min())
 
 
 def primary(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:

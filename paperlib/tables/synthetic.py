@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from paperlib import analysis
-from paperlib.tables._text import rows, sign, title
+from paperlib.tables._text import rows, sign, title, values_tried
 
 
 def phases(grid_names: Sequence[str] = analysis.PHASES, ours: str = "transition",
@@ -34,10 +34,7 @@ def losses_over_cells(grid_names: Sequence[str], k: int = 2) -> pd.DataFrame:
 
 def search(grid_name: str) -> pd.DataFrame:
     """The value that a search chose for each loss, in bold, among those tried: top-k on validation, in percent."""
-    found, names = analysis.search(grid_name), analysis.labels(grid_name)
-    found["text"] = [f"**{100 * row.accuracy:.2f}**" if row.chosen else f"{100 * row.accuracy:.2f}"
-                     for row in rows(found)]
+    found = analysis.search(grid_name)
+    found["text"] = [f"{100 * row.accuracy:.2f}" for row in rows(found)]
     found["column"] = [f"{row.family.replace('_', ' ')}, {row.value:g}" for row in rows(found)]
-    table = found.pivot(index="variant", columns="column", values="text")
-    table = table.loc[found["variant"].unique(), found["column"].unique()]
-    return table.rename(index=names).rename_axis("loss", axis=0).rename_axis(None, axis=1).reset_index()
+    return values_tried(found, grid_name)
