@@ -578,6 +578,22 @@ def test_one_line_an_epoch_where_there_is_no_terminal(capsys):
     assert len(err.splitlines()) == 2
 
 
+def test_a_slow_run_without_a_terminal_says_every_minute_how_long_it_will_take(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr("paperlib.progress.time.monotonic", lambda: now[0])
+    progress, quiet = Progress("a run", 400, done=100), Progress("another", 400, quiet=True)
+    for _ in range(6):
+        now[0] += 25
+        progress.step()
+        quiet.step()
+    progress.epoch(ENTRY, 5)
+    now[0] += 50
+    progress.step()
+    assert capsys.readouterr().err.splitlines() == [
+        "a run: step 103/400, about 124 min left", "a run: step 106/400, about 122 min left",
+        "a run: epoch 2/5, loss 1.250, train_top1 50.0 %, validation_top1 62.5 %"]
+
+
 def test_a_quiet_run_says_nothing(capfd):
     run(MLP.replace(epochs=1))
     assert capfd.readouterr() == ("", "")
