@@ -9,6 +9,8 @@ EXPERIMENTS = ROOT / "experiments"
 GRIDS = EXPERIMENTS / "grids"
 #: Committed evidence: one folder per grid. ``PAPERLIB_RECORDS`` points analysis at another copy.
 RECORDS = Path(os.environ.get("PAPERLIB_RECORDS", EXPERIMENTS / "records"))
+#: Runs of committed records that were made again, to compare (:mod:`paperlib.reruns`).
+RERUNS = EXPERIMENTS / "reruns"
 #: The torchvision root. Git-ignored; ``PAPERLIB_DATA`` puts it elsewhere.
 DATA = Path(os.environ.get("PAPERLIB_DATA", ROOT / "data"))
 #: What each loss costs, by ``experiments/benchmark_losses.py``.

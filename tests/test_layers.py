@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stats": {"metrics"},
     "records": {"paths", "config", "counts", "grids", "metrics", "stats"},
     "documents": {"records"},
+    "reruns": {"records", "stats"},
     "predictions": {"records", "metrics"},
     "data": {"paths", "config", "seeding"},
     "models": {"config", "seeding"},
@@ -58,11 +59,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sweep": {"paths", "config", "grids", "records", "environment", "checkpoint", "progress", "train", "kit"},
     "analysis": {"paths", "config", "presets", "grids", "metrics", "stats", "records", "documents"},
     "figures": {"paths", "metrics", "bayes", "theory", "stats", "analysis"},
-    "tables": {"paths", "grids", "metrics", "stats", "analysis"},
+    "tables": {"paths", "grids", "metrics", "stats", "records", "reruns", "analysis"},
 }
 NO_TORCH = [
-    *("paths", "config", "counts", "presets", "grids", "records", "documents", "predictions", "metrics", "bayes"),
-    *("theory", "stats", "robustness", "reliability", "analysis", "figures", "tables", "kit", "sweep"),
+    *("paths", "config", "counts", "presets", "grids", "records", "documents", "predictions", "metrics"),
+    *("bayes", "reruns", "theory", "stats", "robustness", "reliability", "analysis", "figures", "tables"),
+    *("kit", "sweep"),
 ]
 
 

@@ -154,6 +154,22 @@ def test_paired_t_interval_equals_scipy_and_its_bonferroni_form():
     assert half == pytest.approx(2.484, abs=1e-3)  # 2.48 sd at three seeds
 
 
+def test_prediction_intervals_hold_further_seeds_as_often_as_they_say():
+    assert stats.prediction_interval([0.3]) == (-math.inf, math.inf)
+    low, high = stats.prediction_interval([-1, 0, 1])
+    assert -low == high == pytest.approx(4.30265 * math.sqrt(4 / 3), abs=1e-4)  # t of 2 degrees, sd 1
+    assert stats.prediction_interval([-1, 0, 1], new=3)[1] == pytest.approx(4.30265 * math.sqrt(2 / 3), abs=1e-4)
+    draws = np.random.default_rng(5).normal(3, 2, size=(4000, 9))
+    for new in (1, 3):
+        intervals = np.array([stats.prediction_interval(row, new, 0.9) for row in draws[:, :6]])
+        later = draws[:, 6:6 + new].mean(axis=1)
+        assert np.mean((intervals[:, 0] <= later) & (later <= intervals[:, 1])) == pytest.approx(0.9, abs=0.015)
+    wider = stats.prediction_interval(draws[0], comparisons=4)
+    assert wider == pytest.approx(stats.prediction_interval(draws[0], level=1 - 0.05 / 4))
+    with pytest.raises(ValueError, match="new"):
+        stats.prediction_interval([1, 2], new=0)
+
+
 def test_one_seed_bounds_nothing_and_equal_seeds_have_no_width():
     one = stats.paired_t_interval([0.3])
     assert math.isnan(one.sd) and (one.mean, one.n, one.low, one.high) == (0.3, 1, -math.inf, math.inf)

@@ -56,6 +56,30 @@ def paired_t_interval(differences: ArrayLike, level: Any = 0.95, comparisons: in
     return Interval(mean, sd, n, mean - half, mean + half)
 
 
+def prediction_interval(values: ArrayLike, new: int = 1, level: Any = 0.95,
+                        comparisons: int = 1) -> tuple[float, float]:
+    r"""Where the mean of ``new`` further seeds lies, if they are drawn as those before were and normal.
+
+    :math:`\bar x \pm t_{S-1,\,1-\alpha/2m}\, s \sqrt{1/S + 1/S'}` with :math:`\alpha` = 1 - level and :math:`S'`
+    new seeds: m such intervals hold all together with at least the level.
+
+    Args:
+        values: one number a seed, shape (S,).
+        new: how many further seeds are averaged.
+        level: joint probability in (0, 1).
+        comparisons: m, how many intervals are read together.
+
+    Returns:
+        ``(low, high)``, (-inf, inf) for one seed, which has no spread.
+
+    Raises:
+        ValueError: no values, NaN or inf among them; level, new or comparisons out of range.
+    """
+    mean, _, n, _, high = paired_t_interval(as_differences(values, "values", 1), level, comparisons)
+    half = (high - mean) * math.sqrt(1 + n / as_count(new, "new"))
+    return mean - half, mean + half
+
+
 def _sd(d: NDArray[np.float64]) -> float:
     """Sample standard deviation; exactly 0 where all are equal (the mean of equal doubles may round)."""
     return 0.0 if np.ptp(d) == 0 else float(d.std(ddof=1))

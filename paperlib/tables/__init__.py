@@ -30,6 +30,7 @@ from paperlib.tables.runs import (
     differences,
     environments,
     explorer_grids,
+    reruns,
     run_list,
     status,
 )
@@ -53,6 +54,6 @@ __all__ = [
     "crossings", "determinism_costs", "differences", "ensemble_speedups", "environments", "equivalences",
     "explorer_grids", "idle", "lists", "longer_lists", "loss_memory", "loss_shares", "loss_speed", "losses_over_cells",
     "markdown", "measurements", "memorisation", "phases", "points", "posthoc_answer", "posthoc_differences", "price",
-    "primary", "probabilities", "probability_sentence", "promises", "rates", "rival_speed", "run_list", "scores",
-    "search", "signed", "status", "training_rates", "verdicts",
+    "primary", "probabilities", "probability_sentence", "promises", "rates", "reruns", "rival_speed", "run_list",
+    "scores", "search", "signed", "status", "training_rates", "verdicts",
 ]

@@ -1,12 +1,14 @@
 """Tables of a grid's runs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from paperlib import analysis
+from paperlib import analysis, grids, paths, records
 from paperlib.grids import GridLike
+from paperlib.reruns import AGREES, compare
 from paperlib.tables._text import mean_sd, named, or_else, rows, signed, target_names, wide
 
 
@@ -96,6 +98,32 @@ def environments(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
     first = ["grid", "runs", "date", "device", "threads", "cpu_capability", "platform", "commit"]
     found = found[[*first, *(name for name in found if name not in {*first, "dirty", "first", "last"})]]
     return found.rename(columns={"cpu_capability": "instruction set"}).astype(str)
+
+
+def reruns() -> pd.DataFrame:
+    """The runs of ``paths.RERUNS`` beside the committed records of the same runs; a row a run, perhaps none.
+
+    Accuracies are those of the last split that both evaluated, at the k of training.
+    """
+    found = compare(records.load(paths.RERUNS), records.load()) if paths.RERUNS.exists() else []
+    cells = {cell.config.run_id: (grid, cell) for name in reversed(grids.names())
+             if (grid := grids.load_filled(name)) for cell in grid.cells}
+    table = []
+    for rerun in found:
+        grid, cell = cells[rerun.again.run_id]
+        accuracy = rerun.accuracies[-1]
+        known = [f"{100 * value:.1f}" for value in (accuracy.low, accuracy.high) if math.isfinite(value)]
+        table.append({
+            "run": f"{grid.setups[cell.setup]['label']}: {grid.variants[cell.variant]['label']} (seed {cell.seed})",
+            "made": rerun.again.timing["finished"][:10], "record of": rerun.before.timing["finished"][:10],
+            "other than then": ", ".join(f"{key} {again}, not {before}" for key, (again, before)
+                                         in rerun.changes.items()) or "nothing",
+            "outcome": rerun.outcome,
+            "differs from epoch": "–" if rerun.outcome == AGREES[0] else str(rerun.parts_epoch),
+            "accuracy (%)": f"{accuracy.split} top-{accuracy.k}: {100 * accuracy.again:.2f}, then "
+                            f"{100 * accuracy.before:.2f}",
+            "a further seed": " to ".join(known) or "unknown"})
+    return pd.DataFrame(table)
 
 
 def run_list(grid_name: GridLike) -> pd.DataFrame:
