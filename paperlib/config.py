@@ -139,6 +139,11 @@ class RunConfig:
         """The seeds of all models of this run: one, unless ``seed`` is a list."""
         return self.seed if isinstance(self.seed, tuple) else (self.seed,)
 
+    @property
+    def shown_k(self) -> int:
+        """The k of the top-k accuracy in the history: the loss's own, else 5."""
+        return self.k or 5
+
     @functools.cached_property
     def run_id(self) -> str:
         """First 12 hex digits of the SHA-256 of the canonical JSON of this configuration."""

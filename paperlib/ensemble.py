@@ -33,7 +33,6 @@ from paperlib.parts import (
     make_loss,
     make_optimizer,
     set_learning_rate,
-    shown_k,
     strength_now,
     summarize_timing,
     torch_threads,
@@ -231,7 +230,7 @@ class Chunk:
             return  # nobody asks for averages of this epoch
         with torch.no_grad():
             ahead = (rows > rows.gather(1, labels.unsqueeze(1))).sum(dim=1).unflatten(0, (-1, batch))
-            hits = torch.stack([(ahead < k).sum(dim=1) for k in (1, shown_k(settings))]).double()
+            hits = torch.stack([(ahead < k).sum(dim=1) for k in (1, settings.shown_k)]).double()
             state.sums[0, self.place] += values.detach().double().unflatten(0, (-1, batch)).sum(dim=1)
             state.sums[1:, self.place] += hits
             tracked += TRACKING_RATE * (hits[FOLLOWS.get(settings.strength_schedule, 1)] / batch - tracked)
@@ -305,7 +304,7 @@ def _epoch_results(chunks: Sequence[Chunk], loss: Loss, validation: Arrays, stat
     trained = (state.sums / (steps * batch)).tolist()
     lists = {"train_loss": trained[0], "train_top1": trained[1], "train_topk": trained[2],
              "validation_loss": found["loss"], "validation_top1": reached[:, 0].tolist(),
-             "validation_topk": reached[:, min(shown_k(config), found["num_classes"]) - 1].tolist()}
+             "validation_topk": reached[:, min(config.shown_k, found["num_classes"]) - 1].tolist()}
     state.timing["evaluation_seconds"] += time.perf_counter() - started
     return {"epoch": epoch + 1, "progress": (epoch + 1) / config.epochs,
             "lr": schedules.learning_rate(config, done, total), "strength": strength,

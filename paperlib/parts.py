@@ -79,11 +79,6 @@ def check_resolution(config: RunConfig, shape: tuple[int, ...]) -> None:
                          "expected None, since this model takes images of one size")
 
 
-def shown_k(config: RunConfig) -> int:
-    """The k of the top-k accuracy in the history: the loss's own, else 5."""
-    return config.k or 5
-
-
 def summarize_timing(timing: dict[str, float]) -> dict[str, Any]:
     """The record's timing: seconds of the timed steps, the rate in images per second, and when the run ended (UTC)."""
     seconds = timing["train_seconds"]

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paperlib import records, stats
+from paperlib.config import RunConfig
 from paperlib.records import Record
 
 #: Keys of a record's environment that belong to the identity of a result.
@@ -108,7 +109,7 @@ def _but_seed(record: Record) -> str:
 def _accuracies(again: Record, before: Record, alike: Sequence[Record], level: float) -> Iterator[Accuracy]:
     """Top-1 and top-k of the run, on each split that both have."""
     splits = [split for split in ("validation", "test") if getattr(before, split) and getattr(again, split)]
-    ks = sorted({1, before.config["k"]})
+    ks = sorted({1, RunConfig.from_dict(before.config).shown_k})
     for split in splits:
         for k in ks:
             seeds = np.concatenate([_of_models(record, split, k) for record in alike

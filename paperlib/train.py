@@ -24,7 +24,6 @@ from paperlib.parts import check_resolution as check_resolution
 from paperlib.parts import make_loss as make_loss
 from paperlib.parts import make_optimizer as make_optimizer
 from paperlib.parts import set_learning_rate as set_learning_rate
-from paperlib.parts import shown_k as shown_k
 from paperlib.parts import strength_now as strength_now
 from paperlib.parts import summarize_timing as summarize_timing
 from paperlib.parts import torch_threads as torch_threads
@@ -73,7 +72,7 @@ def fit(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, *, ch
     optimizer = make_optimizer(model, config)
     state = (checkpoint.restore(model, optimizer) if checkpoint else State()).to(device)
     forward, draws = engine.step(model, loss, config.precision == "bf16"), loss_draws(model, loaders, config)
-    steps, k, follows = len(loaders.train), shown_k(config), FOLLOWS.get(config.strength_schedule, 1)
+    steps, k, follows = len(loaders.train), config.shown_k, FOLLOWS.get(config.strength_schedule, 1)
     total = config.epochs * steps
     progress = Progress(f"{config.loss} {config.run_id}", total, state.epoch * steps + state.step, quiet=quiet)
     clock = Clock(device, state.timing, loaders.train.batch_size)
@@ -252,7 +251,7 @@ def epoch_results(model: nn.Module, loss: Loss, loaders: Loaders, config: RunCon
         ranks = metrics.label_ranks(logits, labels)
         entry |= {"validation_loss": float(loss(logits, labels)),
                   "validation_top1": float((ranks <= 1).double().mean()),
-                  "validation_topk": float((ranks <= shown_k(config)).double().mean())}
+                  "validation_topk": float((ranks <= config.shown_k).double().mean())}
         if epoch == config.epochs:
             state.validation = summarize(logits, labels, loss)
         state.timing["evaluation_seconds"] += time.perf_counter() - started

@@ -17,7 +17,7 @@ import nbformat
 import pytest
 
 from experiments import make_runs, run
-from paperlib import grids, records, sweep, train
+from paperlib import grids, records, reruns, sweep, train
 from paperlib.config import RunConfig
 
 TINY = {"dataset": "digits", "model": "mlp", "epochs": 2, "lr": 0.1, "batch_size": 64, "loss": "topk_transition",
@@ -202,14 +202,21 @@ def test_the_page_names_the_run(done, record):
 
 def test_another_protocol_is_named_as_the_reason_for_other_ranks(record):
     (cell,) = [cell for cell in source_cells() if "def compare" in cell.source]
-    names = {"split": "validation", "record": record, "earlier": record, "Markdown": str,
+    names = {"split": "validation", "record": record, "earlier": [], "Markdown": str, "reruns": reruns,
              "percent": lambda x: f"{x:.2f}"}
     exec(cell.source, names)
-    assert "reproduces the committed record" in names["compare"](record, record)
+    assert "reproduces the committed record" in names["compare"](record, [record])
     validation = record.validation | {"ranks": records.encode_ranks(record.ranks("validation") % 10 + 1)}
     other = dataclasses.replace(record, validation=validation)
-    assert "on the same instruction set" in names["compare"](record, other)
-    older = names["compare"](record, dataclasses.replace(other, protocol=0))
+    assert "on the same instruction set and library versions only." in (text := names["compare"](record, [other]))
+    assert "no spread known (top-1 " in text and "expected of a further seed" not in text
+    config = RunConfig.from_dict(record.config).replace(seed=7)
+    third = dataclasses.replace(record, config=config.to_dict(), run_id=config.run_id)
+    moved = dataclasses.replace(other, environment=record.environment | {"cpu_capability": "ALTIVEC"})
+    text = names["compare"](record, [moved, third])
+    assert "within the spread (top-1 " in text and "% there, expected of a further seed " in text
+    assert f"here, cpu_capability {record.environment['cpu_capability']} instead of ALTIVEC." in text
+    older = names["compare"](record, [dataclasses.replace(other, protocol=0)])
     assert f"Protocols {record.protocol} and 0: the same keys" in older and "instruction set" not in older
 
 

@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stats": {"metrics"},
     "records": {"paths", "config", "counts", "grids", "metrics", "stats"},
     "documents": {"records"},
-    "reruns": {"records", "stats"},
+    "reruns": {"config", "records", "stats"},
     "predictions": {"records", "metrics"},
     "data": {"paths", "config", "seeding"},
     "models": {"config", "seeding"},

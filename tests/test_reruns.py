@@ -75,6 +75,12 @@ def test_other_numbers_are_judged_by_the_spread_of_the_seeds(study):
     assert line.startswith("  test top-5: 83.") and "a further run after 3 seeds: " in line
 
 
+def test_cross_entropy_has_no_k_of_its_own_and_shows_five(study):
+    cell = study.cell("study", "all", "ce")
+    found = one(make_record(cell, geometric_ranks(cell, 0.1)))
+    assert found.outcome == "the same bits" and [a.k for a in found.accuracies] == [1, 5, 1, 5]
+
+
 def test_a_single_seed_tells_no_spread(study):
     for seed in (0, 2):
         (study.records / "study" / f"{study.cell('study', 'fifth', 'grouped', seed).config.run_id}.json").unlink()
