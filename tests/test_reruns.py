@@ -155,9 +155,8 @@ def test_the_table(study):
     records.write(again(study, 0.115, environment=again(study).environment | {"threads": 2}), paths.RERUNS)
     row, = tables.reruns().to_dict("records")
     assert row["run"] == "a fifth of the images: grouped from the start (seed 1)"
-    assert (row["other than then"], row["outcome"]) == ("threads 2, not 1", "within the spread")
-    assert row["differs from epoch"] == "2"
-    assert row["accuracy (%)"].startswith("test top-5: ") and " to " in row["a further seed"]
+    assert (row["changed"], row["outcome"]) == ("threads 1 → 2", "within the spread, differs from epoch 2 on")
+    assert row["accuracy (%)"] == "test top-5" and " to " in row["a further seed"]
     records.write(again(study), paths.RERUNS)
     row, = tables.reruns().to_dict("records")
-    assert (row["other than then"], row["outcome"], row["differs from epoch"]) == ("nothing", "the same bits", "–")
+    assert (row["changed"], row["outcome"], row["record"]) == ("–", "the same bits", row["again"])

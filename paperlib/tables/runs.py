@@ -8,7 +8,7 @@ import pandas as pd
 
 from paperlib import analysis, grids, paths, records
 from paperlib.grids import GridLike
-from paperlib.reruns import AGREES, compare
+from paperlib.reruns import compare
 from paperlib.tables._text import mean_sd, named, or_else, rows, signed, target_names, wide
 
 
@@ -113,16 +113,13 @@ def reruns() -> pd.DataFrame:
         grid, cell = cells[rerun.again.run_id]
         accuracy = rerun.accuracies[-1]
         known = [f"{100 * value:.1f}" for value in (accuracy.low, accuracy.high) if math.isfinite(value)]
+        outcome = rerun.outcome + (f", differs from epoch {rerun.parts_epoch} on" if rerun.parts_epoch else "")
         table.append({
             "run": f"{grid.setups[cell.setup]['label']}: {grid.variants[cell.variant]['label']} (seed {cell.seed})",
-            "made": rerun.again.timing["finished"][:10], "record of": rerun.before.timing["finished"][:10],
-            "other than then": ", ".join(f"{key} {again}, not {before}" for key, (again, before)
-                                         in rerun.changes.items()) or "nothing",
-            "outcome": rerun.outcome,
-            "differs from epoch": "–" if rerun.outcome == AGREES[0] else str(rerun.parts_epoch),
-            "accuracy (%)": f"{accuracy.split} top-{accuracy.k}: {100 * accuracy.again:.2f}, then "
-                            f"{100 * accuracy.before:.2f}",
-            "a further seed": " to ".join(known) or "unknown"})
+            "changed": ", ".join(f"{key} {before} → {again}" for key, (again, before) in rerun.changes.items()) or "–",
+            "accuracy (%)": f"{accuracy.split} top-{accuracy.k}",
+            "record": f"{100 * accuracy.before:.2f}", "again": f"{100 * accuracy.again:.2f}",
+            "a further seed": " to ".join(known) or "unknown", "outcome": outcome})
     return pd.DataFrame(table)
 
 
