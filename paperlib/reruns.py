@@ -73,6 +73,11 @@ class Rerun:
         return next((again["epoch"] for again, before in pairs if again != before), None)
 
     @property
+    def summary(self) -> str:
+        """The outcome, and from where on the histories differ."""
+        return self.outcome + (f", differs from epoch {self.parts_epoch} on" if self.parts_epoch else "")
+
+    @property
     def changes(self) -> dict[str, tuple[Any, Any]]:
         """What of the environment was different: key, value again, value before. Older records lack what was off."""
         pairs = {key: (self.again.environment.get(key, False), self.before.environment.get(key, False))
@@ -135,8 +140,7 @@ def describe(rerun: Rerun) -> str:
     """Some lines for people."""
     config = rerun.again.config
     name = f"{rerun.again.run_id} {config['dataset']}, {config['model']}, {config['loss']}, seed {config['seed']}"
-    epoch = f", differs from epoch {rerun.parts_epoch} on" if rerun.parts_epoch else ""
-    lines = [f"{name}: {rerun.outcome}{epoch}"]
+    lines = [f"{name}: {rerun.summary}"]
     if rerun.outcome != AGREES[0]:
         lines += [f"  {a.split} top-{a.k}: {100 * a.again:.2f} %, before {100 * a.before:.2f} %, a further run after "
                   f"{a.n} seed{'s' * (a.n > 1)}: " + ("anywhere" if math.isinf(a.high) else

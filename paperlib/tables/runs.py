@@ -113,13 +113,12 @@ def reruns() -> pd.DataFrame:
         grid, cell = cells[rerun.again.run_id]
         accuracy = rerun.accuracies[-1]
         known = [f"{100 * value:.1f}" for value in (accuracy.low, accuracy.high) if math.isfinite(value)]
-        outcome = rerun.outcome + (f", differs from epoch {rerun.parts_epoch} on" if rerun.parts_epoch else "")
         table.append({
             "run": f"{grid.setups[cell.setup]['label']}: {grid.variants[cell.variant]['label']} (seed {cell.seed})",
             "changed": ", ".join(f"{key} {before} → {again}" for key, (again, before) in rerun.changes.items()) or "–",
             "accuracy (%)": f"{accuracy.split} top-{accuracy.k}",
             "record": f"{100 * accuracy.before:.2f}", "again": f"{100 * accuracy.again:.2f}",
-            "a further seed": " to ".join(known) or "unknown", "outcome": outcome})
+            "a further seed": " to ".join(known) or "unknown", "outcome": rerun.summary})
     return pd.DataFrame(table)
 
 
