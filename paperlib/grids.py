@@ -104,7 +104,7 @@ def load(name: GridLike) -> Grid:
     """Read a grid by name, or from a path that ends in ``.toml``; a grid comes back as it is.
 
     Raises:
-        presets.UnfilledPresetError: a variant has a preset that is not chosen yet.
+        presets.UnfilledPresetError: a setup or variant has a preset that is not chosen yet.
         ValueError: unknown name, unknown or missing key, or two cells with the same configuration.
     """
     if isinstance(name, Grid):
@@ -131,10 +131,11 @@ def load(name: GridLike) -> Grid:
     setups = {"": {}} if axes and "setup" not in table else _named(table, "setup", path)
     setups, variants = _crossed(setups, axes, table.get("base", {})), _named(table, "variant", path)
     _check_seeds(table["seeds"], path)
-    resolved = {name: _resolved(keys, name, path) for name, keys in variants.items()}
+    fixed = {name: _resolved(keys, f"setup {name}", path) for name, keys in setups.items()}
+    resolved = {name: _resolved(keys, f"variant {name}", path) for name, keys in variants.items()}
     cells: dict[str, Cell] = {}
     for seed in table["seeds"]:
-        for setup, setup_keys in setups.items():
+        for setup, setup_keys in fixed.items():
             for variant in variants:
                 keys = {**table.get("base", {}), **setup_keys, **resolved[variant]}
                 keys.pop("label", None)
@@ -158,11 +159,11 @@ def load(name: GridLike) -> Grid:
                 axes)
 
 
-def _resolved(keys: dict[str, Any], variant: str, path: Path) -> dict[str, Any]:
+def _resolved(keys: dict[str, Any], place: str, path: Path) -> dict[str, Any]:
     try:
         return presets.applied(keys)
     except ValueError as error:
-        raise type(error)(f"grid {path.name}, variant {variant}: {error}") from error
+        raise type(error)(f"grid {path.name}, {place}: {error}") from error
 
 
 def _axes(table: dict[str, Any], path: Path) -> tuple[Axis, ...]:

@@ -1,8 +1,12 @@
-"""Named settings that a study chose: variants of grids refer to them by name, and a program fills them in.
+"""Named settings that a study chose: grids refer to them by name, and a program fills them in.
 
 ``experiments/grids/presets.json`` holds for each name what ``experiments/choose_presets.py`` has chosen from
 validation records, with the rule's numbers, or null as long as those records are missing. Nobody types a
 chosen setting.
+
+A setup's preset is what its variants start from: with the preset of cross entropy, those that name no learning rate,
+the transition among them, are trained at the rate that was chosen for cross entropy. The same for one variant alone:
+``preset = ["ce", "transition"]``.
 """
 
 import difflib
@@ -43,23 +47,28 @@ def document() -> dict[str, dict[str, Any] | None]:
     return found
 
 
-def applied(variant: Mapping[str, Any]) -> dict[str, Any]:
-    """A variant's keys with its ``preset`` resolved; keys of its own go before the preset's.
+def applied(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of a setup or variant with its ``preset`` resolved; keys of its own go before the preset's.
+
+    Of several presets, a list, the later goes before the earlier.
 
     Raises:
         UnfilledPresetError: nothing has been chosen under this name yet.
         ValueError: unknown name.
     """
-    keys = dict(variant)
-    if (name := keys.pop("preset", None)) is None:
-        return keys
+    own = dict(table)
+    if (named := own.pop("preset", None)) is None:
+        return own
     known = document()
-    if not isinstance(name, str) or name not in known:
-        near = difflib.get_close_matches(str(name), known, n=1)
-        raise ValueError(f"unknown preset {name!r}{f': did you mean {near[0]!r}?' if near else '.'} "
-                         f"Known: {', '.join(known) or 'none'}")
-    chosen = known[name]
-    if chosen is None:
-        raise UnfilledPresetError(f"preset {name!r} is not chosen yet: run the grid that it is chosen from, then "
-                                  "python experiments/choose_presets.py, which says what is missing")
-    return {**chosen["keys"], **keys}
+    keys: dict[str, Any] = {}
+    for name in named if isinstance(named, list) else [named]:
+        if not isinstance(name, str) or name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            raise ValueError(f"unknown preset {name!r}{f': did you mean {near[0]!r}?' if near else '.'} "
+                             f"Known: {', '.join(known) or 'none'}")
+        chosen = known[name]
+        if chosen is None:
+            raise UnfilledPresetError(f"preset {name!r} is not chosen yet: run the grid that it is chosen from, then "
+                                      "python experiments/choose_presets.py, which says what is missing")
+        keys |= chosen["keys"]
+    return keys | own

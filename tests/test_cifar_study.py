@@ -210,7 +210,8 @@ def test_the_first_look_speaks_until_the_study_does(study):
 def other_grids(study: Study) -> None:
     """The grids of rivals that the chapter asks for; nothing of them has run."""
     fifth = SETUP.replace("NAME", "fifth").replace("KEYS", SETUPS["fifth"])
-    for name in ("cifar-entropy", "cifar-rivals", "cifar-clock", "cifar-train-k", "cifar-finetune", "cifar-losses"):
+    for name in ("cifar-entropy", "cifar-rate", "cifar-rivals", "cifar-clock", "cifar-train-k", "cifar-finetune",
+                 "cifar-losses"):
         study.grid(name, HEAD + fifth + VARIANTS + variant("entropy", "e", preset="entropy"))
     (study.grids / "presets.json").write_text('{"entropy": null}')
 
@@ -219,17 +220,17 @@ def test_the_chapter_shows_what_has_finished_and_says_what_has_not(study, monkey
     other_grids(study)
     monkeypatch.setattr(presets, "document", lambda: {"transition": None, "entropy": None})
     _, text = run_page("03-results", monkeypatch)
-    assert text.count("Not yet complete") == 12 and "{table}" not in text
+    assert text.count("Not yet complete") == 13 and "{table}" not in text
     assert "The transition is not chosen yet." in text
     run(study, seeds=4, setups=("fifth",))
     _, text = run_page("03-results", monkeypatch)
-    assert "tab-study-accuracy" in text and "tab-aim" in text and text.count("Not yet complete") == 6
+    assert "tab-study-accuracy" in text and "tab-aim" in text and text.count("Not yet complete") == 7
     run(study, seeds=7)
     _, text = run_page("03-results", monkeypatch)
     assert "**Interim**: 4 of 8 seeds, with which no p-value gets below 0.125." in text
     run(study)
     _, text = run_page("03-results", monkeypatch)
-    assert "tab-primary" in text and "Interim" not in text and text.count("Not yet complete") == 5
+    assert "tab-primary" in text and "Interim" not in text and text.count("Not yet complete") == 6
     assert tables.longer_lists("cifar-main", "transition", frame=pd.DataFrame([
         {"setup": setup, "variant": "transition", "target": 0.99, "difference": gap, "low": gap - 1, "high": gap + 1}
         for setup, gap in (("fifth", -3.0), ("all", 0.0))])) == (
@@ -252,7 +253,51 @@ def test_what_goes_beyond_the_main_comparison_waits_for_its_own_runs(study, monk
     assert list(analysis.beyond_main("cifar-finetune").variants) == ["ce", "transition", "late"]
     monkeypatch.setattr(presets, "document", lambda: {"transition": None, "entropy": None})
     _, text = run_page("03-results", monkeypatch)
-    assert "tab-cifar-finetune" in text and text.count("Not yet complete") == 4
+    assert "tab-cifar-finetune" in text and text.count("Not yet complete") == 5
+
+
+def searched_grids(study: Study, gain: float, seeds: int, idle: bool = False) -> None:
+    """The main comparison, and it again at a searched rate, where cross entropy is better and the transition gains."""
+    fifth, searched = (SETUP.replace("NAME", name).replace("KEYS", SETUPS["fifth"] + more)
+                       for name, more in (("fifth", ""), ("searched", '\npreset = "ce"')))
+    (study.grids / "presets.json").write_text('{"ce": {"keys": {"loss": "cross_entropy", "lr": 0.75}}}')
+    at_rate = [variant(f"{name}-searched", name, preset="ce", **keys) for name, keys in {
+        "ce": {}, "transition": {"loss": "topk_transition", "k": 5, "strength_schedule": "ramp"}}.items()]
+    study.grid("cifar-entropy", HEAD + searched + VARIANTS)
+    study.grid("cifar-rate", HEAD + fifth + VARIANTS + "".join(at_rate))
+    run(study)
+    jitter = np.random.default_rng(1).normal(0, 0.001, 8)
+    for cell in grids.load("cifar-entropy").cells:
+        if cell.seed < seeds:
+            own = cell.variant == "transition"
+            top5 = 0.87 + (gain + jitter[cell.seed] if own else 0)
+            made = make_record(cell, ranks(cell.seed, 0.62, top5, 0.94, 0.99, 25, 100), CLASSES)
+            history = [{**row, "strength": 0.0 if idle else row["strength"]} for row in made.history]
+            records.write(dataclasses.replace(made, history=history), study.records / "cifar-entropy")
+
+
+@pytest.mark.parametrize(("gain", "seeds", "says"), [
+    (0.01, 8, "its gain in top-5 **survives** (95 % t intervals over seeds, 8 at the searched rate)."),
+    (0.01, 7, "4 at the searched rate). **Interim**: 4 of 8 seeds."), (0.0, 8, "its gain in top-5 **is not shown**"),
+    (-0.01, 8, "its gain in top-5 **is reversed**"),
+])
+def test_whether_a_gain_survives_a_better_rate(study, gain, seeds, says):
+    searched_grids(study, gain, seeds)
+    text = tables.better_rate()
+    assert says in text and ("Interim" in text) is (seeds < 8)
+    assert text.startswith("Trained with a peak learning rate of 0.75") and "(the recipe has 0.25)" in text
+    assert "cross entropy gains +2.00 [+2.00, +2.00] points of top-5 and +2.00" in text
+    assert "the transition gains +3.00 [+3.00, +3.00] of top-5 there" in text
+
+
+def test_a_better_rate_at_which_the_transition_never_starts(study):
+    searched_grids(study, 0.0, 8, idle=True)
+    assert tables.better_rate().endswith("At the searched rate the transition never started.")
+
+
+def test_nothing_is_said_of_a_better_rate_before_it_has_run(study):
+    searched_grids(study, 0.01, 3)
+    assert tables.better_rate() == ""
 
 
 def test_tables_of_the_study(study):

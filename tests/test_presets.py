@@ -226,6 +226,30 @@ def test_a_preset_is_as_if_it_were_typed(study):
     assert [cell.config.k for cell in grids.load("other").cells] == [None, 10] * 2, "keys of its own go first"
 
 
+def test_a_setups_preset_is_what_its_variants_start_from(study):
+    fill("ce", {"loss": "cross_entropy", "lr": 0.75})
+    fill("entropy", {"loss": "topk_entropy", "k": 5, "lr": 0.08})
+    fill("transition", {"loss": "topk_transition", "k": 5})
+    setups = ('title = "t"\nseeds = [0]\n[base]\ndataset = "cifar100"\n'
+              '[[setup]]\nname = "searched"\nlabel = "searched"\npreset = "ce"\n'
+              '[[setup]]\nname = "typed"\nlabel = "typed"\npreset = "ce"\nlr = 0.1\nepochs = 3\n')
+    variants = "".join(f'[[variant]]\nname = "{name}"\nlabel = "{name}"\n{keys}\n' for name, keys in {
+        "ce": 'loss = "cross_entropy"', "transition": 'preset = "transition"', "entropy": 'preset = "entropy"\nk = 3',
+        "slow": 'preset = ["entropy", "transition"]\nk = 4',
+    }.items())
+    study.grid("both", setups + variants)
+    found = {(cell.setup, cell.variant): (cell.config.loss, cell.config.k, cell.config.lr)
+             for cell in grids.load("both").cells}
+    assert found == {
+        ("searched", "ce"): ("cross_entropy", None, 0.75), ("typed", "ce"): ("cross_entropy", None, 0.1),
+        ("searched", "transition"): ("topk_transition", 5, 0.75), ("typed", "transition"): ("topk_transition", 5, 0.1),
+        ("searched", "entropy"): ("topk_entropy", 3, 0.08), ("typed", "entropy"): ("topk_entropy", 3, 0.08),
+        ("searched", "slow"): ("topk_transition", 4, 0.08), ("typed", "slow"): ("topk_transition", 4, 0.08)}
+    study.grid("both", setups.replace('"ce"', '"cee"') + variants)
+    with pytest.raises(ValueError, match="grid both.toml, setup searched: unknown preset 'cee': did you mean 'ce'?"):
+        grids.load("both")
+
+
 def test_a_grid_that_waits_says_so_instead_of_running(study, tmp_path, capsys):
     assert grids.load_filled("map-finalists") is None and grids.load_filled("map").name == "map"
     with pytest.raises(presets.UnfilledPresetError,

@@ -98,6 +98,11 @@ def aim(grid_name: GridLike, variant: str = "transition", baseline: str = "ce", 
     return pd.DataFrame(rows)
 
 
+def survival(low: float, high: float) -> str:
+    """What an interval of the transition's gain in top-5 says where every loss has a rate of its own, by the plan."""
+    return "survives" if low > 0 else "is reversed" if high < 0 else "is not shown"
+
+
 def _of(frame: pd.DataFrame, variant: str) -> list[Any]:
     return list(frame[frame["variant"] == variant].itertuples(index=False))
 

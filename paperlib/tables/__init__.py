@@ -37,6 +37,7 @@ from paperlib.tables.runs import (
 from paperlib.tables.study import (
     aim,
     answer,
+    better_rate,
     crossings,
     equivalences,
     idle,
@@ -49,7 +50,7 @@ from paperlib.tables.study import (
 from paperlib.tables.synthetic import losses_over_cells, phases, search
 
 __all__ = [
-    "METHODS", "accuracies", "aim", "answer", "augmentation_rates", "budget_trades", "calibration",
+    "METHODS", "accuracies", "aim", "answer", "augmentation_rates", "better_rate", "budget_trades", "calibration",
     "candidate_differences", "candidates", "certificates", "choice_costs", "class_effects", "class_sentence",
     "crossings", "determinism_costs", "differences", "ensemble_speedups", "environments", "equivalences",
     "explorer_grids", "idle", "lists", "longer_lists", "loss_memory", "loss_shares", "loss_speed", "losses_over_cells",

@@ -40,7 +40,7 @@ def signed(mean: float, low: float, high: float, digits: int = 1) -> str:
     return f"{sign(mean, digits)} [{sign(low, digits)}, {sign(high, digits)}]"
 
 
-def points(differences: pd.DataFrame, setup: str, variant: str, k: int) -> str:
+def points(differences: pd.DataFrame, setup: str, variant: str, k: int, digits: int = 1) -> str:
     """One difference to cross entropy in percentage points with its interval, for a sentence.
 
     Args:
@@ -48,12 +48,13 @@ def points(differences: pd.DataFrame, setup: str, variant: str, k: int) -> str:
         setup: name of the setup.
         variant: name of the loss's variant.
         k: length of the candidate list.
+        digits: after the decimal point.
 
     Raises:
         KeyError: no such row.
     """
     row = differences.set_index(["setup", "variant", "k"]).loc[(setup, variant, k)]
-    return signed(100 * row["mean"], 100 * row["low"], 100 * row["high"])
+    return signed(100 * row["mean"], 100 * row["low"], 100 * row["high"], digits)
 
 
 def wide(frame: pd.DataFrame, grid_name: GridLike, column: str, names: Mapping[Any, str],

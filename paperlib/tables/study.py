@@ -4,9 +4,10 @@ import math
 
 import pandas as pd
 
-from paperlib import analysis
+from paperlib import analysis, grids
+from paperlib.config import RunConfig
 from paperlib.grids import GridLike
-from paperlib.tables._text import named, rows, signed, values_tried
+from paperlib.tables._text import named, points, rows, signed, values_tried
 
 
 def verdicts(frame: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -101,6 +102,29 @@ def rates(grid_name: str) -> pd.DataFrame:
     found["text"] = [f"{100 * row.top5:.1f} ({100 * row.top1:.1f})" for row in rows(found)]
     found["column"] = [f"rate {lr:g}" for lr in found["lr"]]
     return values_tried(found, grid_name).assign(seeds=found["seeds"].min())
+
+
+def better_rate() -> str:
+    """What a better learning rate gains, and whether the transition adds to it, as MyST; empty before that has run."""
+    both, searched = analysis.beyond_main("cifar-rate"), analysis.beyond_main("cifar-entropy")
+    if not (both and searched and {"ce-searched", "transition"} <= {*both.variants} and
+            "transition" in searched.variants):
+        return ""
+    over, beside = analysis.differences(both, ks=(1, 5)), analysis.differences(searched, ks=(1, 5))
+    text = (f"Trained with a peak learning rate of {searched.cells[0].config.lr:g}, which a search on validation "
+            f"images chose for it where it memorises (the recipe has {RunConfig().lr:g}), cross entropy gains "
+            f"{points(over, 'fifth', 'ce-searched', 5, 2)} points of top-5 and "
+            f"{points(over, 'fifth', 'ce-searched', 1, 2)} of top-1 over itself at the recipe's rate; the transition "
+            f"gains {points(over, 'fifth', 'transition', 5, 2)} of top-5 there. ")
+    if analysis.idle(searched):
+        return text + "At the searched rate the transition never started."
+    gain, planned = beside.query("variant == 'transition' and k == 5").iloc[0], len(grids.load(searched.name).seeds)
+    text += ("At the searched rate the transition changes top-5 by "
+             f"{points(beside, 'searched', 'transition', 5, 2)} and top-1 by "
+             f"{points(beside, 'searched', 'transition', 1, 2)} points against cross entropy at the same rate: its "
+             f"gain in top-5 **{analysis.survival(gain.low, gain.high)}** (95 % t intervals over seeds, "
+             f"{gain.n:g} at the searched rate).")
+    return text + (f" **Interim**: {gain.n:g} of {planned} seeds." if gain.n < planned else "")
 
 
 def primary(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
