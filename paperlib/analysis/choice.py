@@ -5,8 +5,9 @@ how far its top-1 difference to cross entropy lies below -0.5 points, summed ove
 goes first, then the largest gain in top-5 on a fifth of the images, where cross entropy memorises. Equal ones stay in
 the map's order.
 
-Learning rates. Each loss is trained at several rates, in steps of three, with two seeds on a fifth of the images, for 20
-of its 50 epochs. It keeps the recipe's rate, unless another one is better by more than 0.5 points of top-5 on average.
+Learning rates. Each loss is trained at several rates, in steps of three, with two seeds on a fifth of the images, for
+20 of its 50 epochs. It keeps the recipe's rate, unless another one is better by more than 0.5 points of top-5 on
+average.
 """
 
 from collections.abc import Callable, Mapping, Sequence
