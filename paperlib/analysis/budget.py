@@ -1,7 +1,8 @@
 """What a change of training saves in candidates, and what it costs in computing time.
 
-A *change* is another loss, another number of epochs or another width, everything else being as in the standard run:
-cross entropy with the budget that the first grid names first for a training set. Differences are paired by seed.
+A *change* is another loss or learning rate, another number of epochs or another width, everything else being as in the
+standard run: cross entropy with the budget that the first grid names first for a training set. Differences are paired
+by seed.
 
 Time is CPU time of the training steps on one thread, in core-minutes, from machines that did other work as well. Work
 beside a run slows it down through caches and memory. So a change is timed by the ratio to the standard run of the same
@@ -38,7 +39,7 @@ class _Change:
 
     setup: str  #: of the standard run
     name: str
-    kind: str  #: "standard", "loss", "epochs", "width" or "several"
+    kind: str  #: "standard", "loss" (also its rate), "epochs", "width" or "several"
     label: str
     runs: dict[Any, Record] = dataclasses.field(default_factory=dict)
 
@@ -123,9 +124,9 @@ def budget_points(grid_names: Sequence[GridLike] = BUDGET_GRIDS, baseline: str =
 
     Returns:
         One row a setup, change and target. Columns: setup (of the standard run), change, kind ("standard", "loss",
-        "epochs", "width", "several"), label, epochs, target, minutes (median of the ratios to the standard run of the
-        same seed, times the standard runs' median; NaN without a pair on one kind of machine), k (mean of the smallest
-        k over seeds), low, high (two-way bootstrap), n (seeds).
+        also for another rate, "epochs", "width", "several"), label, epochs, target, minutes (median of the ratios to
+        the standard run of the same seed, times the standard runs' median; NaN without a pair on one kind of machine),
+        k (mean of the smallest k over seeds), low, high (two-way bootstrap), n (seeds).
 
     Raises:
         ValueError: records that must not be compared.
