@@ -6,8 +6,8 @@ goes first, then the largest gain in top-5 on a fifth of the images, where cross
 the map's order.
 
 Learning rates. Each loss is trained at several rates, in steps of three, with two seeds on a fifth of the images, for
-20 of its 50 epochs; cross entropy also with all images. It keeps the recipe's rate, unless another one is better by more than 0.5 points of top-5 on
-average.
+20 of its 50 epochs; cross entropy also with all images. It keeps the recipe's rate, unless another one is better by
+more than 0.5 points of top-5 on average.
 """
 
 from collections.abc import Callable, Mapping, Sequence
