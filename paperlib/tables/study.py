@@ -5,7 +5,6 @@ import math
 import pandas as pd
 
 from paperlib import analysis, grids
-from paperlib.config import RunConfig
 from paperlib.grids import GridLike
 from paperlib.tables._text import named, points, rows, signed, values_tried
 
@@ -110,9 +109,10 @@ def better_rate() -> str:
     if not (both and searched and {"ce-searched", "transition"} <= {*both.variants} and
             "transition" in searched.variants):
         return ""
+    recipe = next(cell.config.lr for cell in both.cells if cell.variant == "ce")
     over, beside = analysis.differences(both, ks=(1, 5)), analysis.differences(searched, ks=(1, 5))
     text = (f"Trained with a peak learning rate of {searched.cells[0].config.lr:g}, which a search on validation "
-            f"images chose for it where it memorises (the recipe has {RunConfig().lr:g}), cross entropy gains "
+            f"images chose for it where it memorises (the recipe has {recipe:g}), cross entropy gains "
             f"{points(over, 'fifth', 'ce-searched', 5, 2)} points of top-5 and "
             f"{points(over, 'fifth', 'ce-searched', 1, 2)} of top-1 over itself at the recipe's rate; the transition "
             f"gains {points(over, 'fifth', 'transition', 5, 2)} of top-5 there. ")
