@@ -9,7 +9,6 @@ import pandas as pd
 
 from paperlib import analysis, figures, paths
 
-GRID = analysis.answer_grid()[0]
 TARGET = paths.BOOK / "_static" / "answer.png"
 
 
@@ -20,7 +19,7 @@ def digest(frame: pd.DataFrame) -> str:
 
 def main() -> None:
     """Write the picture."""
-    figure, frame = figures.difference_curves(analysis.difference_bands(GRID), analysis.labels(GRID))
+    figure, frame = figures.difference_curves(*analysis.answer_bands())
     figure.savefig(TARGET, dpi=120, metadata={"Software": None, "Description": digest(frame)})
     print(TARGET.relative_to(paths.ROOT))
 

@@ -18,7 +18,7 @@ def text(root):
 
 
 def test_the_figure_shows_the_committed_records(root):
-    _, frame = figures.difference_curves(analysis.difference_bands(readme_figure.GRID))
+    _, frame = figures.difference_curves(analysis.answer_bands()[0])
     with Image.open(root / "book/_static/answer.png") as picture:
         assert picture.info["Description"] == readme_figure.digest(frame), "run: python experiments/readme_figure.py"
 

@@ -20,6 +20,8 @@ from paperlib.stats import Interval
 #: Every setup with all seeds; the other grids of the study share its runs.
 SETUPS_GRID = "cifar-more"
 FIRST_LOOK = "first-study"
+#: Losses at searched rates; its runs are the evidence on whether a gain survives them.
+SEARCHED_GRID = "cifar-entropy"
 RIVALS = ("transition", "smoothed")
 #: The setup that C5 speaks of.
 RESNET = "resnet"
@@ -93,6 +95,19 @@ def answer_grid() -> tuple[Grid, str]:
     if study and "transition" in acting(study).variants:
         return study, "transition"
     return grids.load(FIRST_LOOK), "ramp"
+
+
+def answer_bands() -> tuple[pd.DataFrame, dict[str, str]]:
+    """What the figure of the first answer shows, with what to call its setups and variants.
+
+    Bands as :func:`difference_bands` gives them: those of :func:`answer_grid` and, beside the study, those of the
+    losses at searched rates where they act and have run.
+    """
+    shown = [answer_grid()[0]]
+    if shown[0].name == PRIMARY_GRID and (searched := beyond_main(SEARCHED_GRID)):
+        shown += [part for part in [acting(searched)] if len(part.variants) > 1]
+    names = {key: label for grid in reversed(shown) for key, label in frames.labels(grid).items()}
+    return pd.concat(map(frames.difference_bands, shown), ignore_index=True), names
 
 
 def primary_part() -> Grid | None:
