@@ -84,6 +84,7 @@ from paperlib.analysis.study import (
     finished,
     idle,
     primary_part,
+    rate_part,
     study_verdicts,
     verdicts_today,
 )
@@ -100,8 +101,8 @@ __all__ = [
     "lowest_losses", "memorisation", "network_document", "networks", "overview", "part_status",
     "performance_documents", "posthoc_candidates", "posthoc_differences", "posthoc_document", "posthoc_part",
     "posthoc_ranks", "posthoc_scores", "present", "primary", "primary_part", "probabilities", "promises", "ranking",
-    "rates", "regrets", "reliability", "require_comparable", "richness", "robust_differences", "robust_document",
-    "robust_means", "robustness", "runs", "score_differences", "search", "setups_verdict", "size_verdict", "status",
-    "step_parts", "study_verdicts", "summary", "survival", "trade", "training_rates", "transition_map", "verdicts",
-    "verdicts_today",
+    "rate_part", "rates", "regrets", "reliability", "require_comparable", "richness", "robust_differences",
+    "robust_document", "robust_means", "robustness", "runs", "score_differences", "search", "setups_verdict",
+    "size_verdict", "status", "step_parts", "study_verdicts", "summary", "survival", "trade", "training_rates",
+    "transition_map", "verdicts", "verdicts_today",
 ]

@@ -22,6 +22,8 @@ SETUPS_GRID = "cifar-more"
 FIRST_LOOK = "first-study"
 #: Losses at searched rates; its runs are the evidence on whether a gain survives them.
 SEARCHED_GRID = "cifar-entropy"
+#: Cross entropy and the transition at the recipe's rate and at the searched one.
+RATE_GRID = "cifar-rate"
 RIVALS = ("transition", "smoothed")
 #: The setup that C5 speaks of.
 RESNET = "resnet"
@@ -74,16 +76,19 @@ def finished(grid_name: GridLike, variants: Sequence[str] | None = None, baselin
 
 
 def beyond_main(grid_name: GridLike) -> Grid | None:
-    """As :func:`finished`, once a loss has finished whose runs are not those of the main comparison.
+    """As :func:`finished`, but only setups in which a loss has finished whose runs the grid does not borrow.
 
     The grids of the study share runs: that cross entropy and the transition are there says nothing of the others.
+    Borrowed are the runs of the main comparison and of the one at searched rates, which lends to all but the grid
+    that sets the two beside each other.
     """
-    grid, main = grids.load_filled(grid_name), grids.load_filled(PRIMARY_GRID)
-    if grid is None or main is None:
+    part = finished(grid_name)
+    if part is None:
         return None
-    known = {cell.config.run_id for cell in main.cells}
-    own = {cell.variant for cell in grid.cells if cell.config.run_id not in known}
-    return finished(grid) if finished(grid, sorted(own)) else None
+    lenders = [PRIMARY_GRID, *([SEARCHED_GRID] if part.name not in (SEARCHED_GRID, RATE_GRID) else [])]
+    borrowed = {cell.config.run_id for name in lenders if (grid := grids.load_filled(name)) for cell in grid.cells}
+    own = {cell.setup for cell in part.cells if cell.variant != "ce" and cell.config.run_id not in borrowed}
+    return part.part(lambda cell: cell.setup in own) if own else None
 
 
 def answer_grid() -> tuple[Grid, str]:
@@ -95,6 +100,12 @@ def answer_grid() -> tuple[Grid, str]:
     if study and "transition" in acting(study).variants:
         return study, "transition"
     return grids.load(FIRST_LOOK), "ramp"
+
+
+def rate_part() -> Grid | None:
+    """What has finished of the comparison of rates, without a transition that never started at one of them."""
+    part = beyond_main(RATE_GRID)
+    return acting(acting(part), "transition-searched") if part else None
 
 
 def answer_bands() -> tuple[pd.DataFrame, dict[str, str]]:
