@@ -197,6 +197,10 @@ def test_rates_move_only_for_a_clear_gain(study):
     shown = tables.rates("search-rivals")
     assert list(shown.columns) == ["loss", "rate 0.08", "rate 0.25", "rate 0.75", "seeds"]
     assert shown.iloc[1].tolist() == ["grouped", "70.2 (10.0)", "80.2 (10.0)", "**80.8 (10.0)**", 2]
+    with pytest.raises(presets.UnfilledPresetError, match="grouped chose the highest rate, 0.75: add a higher one"):
+        choice.choose_rates("search-rivals")
+    study.grid("search-rivals", SEARCH.replace("0.75]", "0.75, 2.25]"))
+    study.write("search-rivals", lambda cell: ranks(100, top5.get((cell.variant, cell.config.lr), 600) + cell.seed))
     found = choice.choose_rates("search-rivals")
     assert found["grouped"]["keys"] == {"loss": "topk_grouped", "k": 5, "lr": 0.75}
     assert found["entropy"]["keys"]["lr"] == 0.25

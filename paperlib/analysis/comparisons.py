@@ -99,8 +99,8 @@ def aim(grid_name: GridLike, variant: str = "transition", baseline: str = "ce", 
 
 
 def survival(low: float, high: float) -> str:
-    """What an interval of the transition's gain in top-5 says where every loss has a rate of its own, by the plan."""
-    return "survives" if low > 0 else "is reversed" if high < 0 else "is not shown"
+    """What an interval of the transition's gain in top-5 says at the searched rate of cross entropy, by the plan."""
+    return "a gain remains" if low > 0 else "a loss" if high < 0 else "no gain is shown"
 
 
 def _of(frame: pd.DataFrame, variant: str) -> list[Any]:

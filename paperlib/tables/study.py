@@ -105,26 +105,25 @@ def rates(grid_name: str) -> pd.DataFrame:
 
 def better_rate() -> str:
     """What a better learning rate gains, and whether the transition adds to it, as MyST; empty before that has run."""
-    both, searched = analysis.beyond_main("cifar-rate"), analysis.beyond_main("cifar-entropy")
-    if not (both and searched and {"ce-searched", "transition"} <= {*both.variants} and
-            "transition" in searched.variants):
+    both, searched = analysis.rate_part(), analysis.finished("cifar-entropy", ["transition"])
+    if not both or not searched or "ce-searched" not in both.variants:
         return ""
-    recipe = next(cell.config.lr for cell in both.cells if cell.variant == "ce")
+    rates = {name: next(cell.config.lr for cell in both.cells if cell.variant == name) for name in both.variants}
     over, beside = analysis.differences(both, ks=(1, 5)), analysis.differences(searched, ks=(1, 5))
-    text = (f"Trained with a peak learning rate of {searched.cells[0].config.lr:g}, which a search on validation "
-            f"images chose for it where it memorises (the recipe has {recipe:g}), cross entropy gains "
+    text = (f"Trained with a peak learning rate of {rates['ce-searched']:g}, which a search on validation images "
+            f"chose for it where it memorises (the recipe has {rates['ce']:g}), cross entropy gains "
             f"{points(over, 'fifth', 'ce-searched', 5, 2)} points of top-5 and "
-            f"{points(over, 'fifth', 'ce-searched', 1, 2)} of top-1 over itself at the recipe's rate; the transition "
-            f"gains {points(over, 'fifth', 'transition', 5, 2)} of top-5 there. ")
+            f"{points(over, 'fifth', 'ce-searched', 1, 2)} of top-1 over itself at the recipe's rate")
+    if "transition" in both.variants:
+        text += f"; the transition gains {points(over, 'fifth', 'transition', 5, 2)} of top-5 there"
     if analysis.idle(searched):
-        return text + "At the searched rate the transition never started."
+        return text + ". At the searched rate the transition never started."
     gain, planned = beside.query("variant == 'transition' and k == 5").iloc[0], len(grids.load(searched.name).seeds)
-    text += ("At the searched rate the transition changes top-5 by "
-             f"{points(beside, 'searched', 'transition', 5, 2)} and top-1 by "
-             f"{points(beside, 'searched', 'transition', 1, 2)} points against cross entropy at the same rate: its "
-             f"gain in top-5 **{analysis.survival(gain.low, gain.high)}** (95 % t intervals over seeds, "
-             f"{gain.n:g} at the searched rate).")
-    return text + (f" **Interim**: {gain.n:g} of {planned} seeds." if gain.n < planned else "")
+    seeds = f"{gain.n:g} seeds" if gain.n == planned else f"**interim**: {gain.n:g} of {planned} seeds"
+    return (f"{text}. At the searched rate the transition changes top-5 by "
+            f"{points(beside, 'searched', 'transition', 5, 2)} and top-1 by "
+            f"{points(beside, 'searched', 'transition', 1, 2)} points against cross entropy at the same rate: "
+            f"**{analysis.survival(gain.low, gain.high)}** (95 % t intervals; {seeds} at the searched rate).")
 
 
 def primary(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
