@@ -96,6 +96,14 @@ def test_without_runs_nothing_is_tested(study):
     assert analysis.complete_pairs() == {} and set(analysis.study_verdicts()["verdict"]) == {"not yet tested"}
 
 
+def test_while_the_setups_wait_for_a_preset_no_verdict_is_given(study):
+    run(study)
+    waiting = SETUP.replace("NAME", "noise").replace("KEYS", 'preset = "p"') + VARIANTS
+    study.grid("cifar-more", HEAD + waiting)
+    (study.grids / "presets.json").write_text('{"p": null}')
+    assert set(analysis.study_verdicts()["verdict"]) == {"not yet tested"}
+
+
 def test_clear_gains_reproduce_every_claim(study):
     run(study)
     assert verdicts() == dict.fromkeys(["C2", "C3", "C4", "C5"], "reproduced")

@@ -174,7 +174,8 @@ def study_verdicts(level: Any = 0.95, draws: int = 1000) -> pd.DataFrame:
     pairs = complete_pairs()
     labels = frames.labels(SETUPS_GRID) | frames.labels(PRIMARY_GRID) if part else {}
     still = set(idle(part)) if part else set()
-    rivals = {rival: complete_pairs(PRIMARY_GRID, rival) for rival in RIVALS}
+    waits = grids.load_filled(SETUPS_GRID) is None  # what is planned is not known then
+    rivals = {rival: {} if waits else complete_pairs(PRIMARY_GRID, rival) for rival in RIVALS}
     found = claims.verdict_frame({
         "C2": _c2(rivals, still, labels, level), "C3": _c3(pairs, still, labels, level),
         "C4": _c4(pairs, still, labels, level, draws), "C5": _c5(pairs, still, level, draws)})
