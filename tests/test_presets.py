@@ -78,6 +78,9 @@ def study(tmp_path, monkeypatch):
     study.grid("map", HEAD.replace("SEED", "0") + "".join(settings))
     finalists = [FINALIST.replace("PLACE", place) for place in "12"]
     study.grid("map-finalists", HEAD.replace("SEED", "1") + "".join(finalists))
+    again = HEAD.replace("SEED", "0, 1").replace('"fifth"', '"searched"').replace("label = \"a fifth\"", 'label = "a"')
+    study.grid("map-searched", again[:again.index('[[setup]]\nname = "all"')] + again[again.index("[[variant]]"):]
+               + "".join(settings))
     for name in choice.SEARCHES:
         study.grid(name, SEARCH)
     presets.file().write_text(json.dumps(dict.fromkeys(["finalist-1", "finalist-2", "transition"])))
@@ -164,6 +167,18 @@ def test_the_program_fills_one_step_after_the_other(study, program, capsys):
     assert found["transition"]["keys"] == found["finalist-2"]["keys"]
     assert found["transition"]["found"]["top5"] == pytest.approx(0.005) and found["transition"]["protocol"] == [0]
     assert "not yet: rates of search-rivals: " in capsys.readouterr().out
+
+
+def test_the_setting_at_the_searched_rate_is_the_best_of_both_seeds(study, program, capsys):
+    put(study, "map-searched", {("searched", name): MAP["fifth", name] for name in ("ce", "weak", "middle")})
+    assert program([]) == 0
+    assert "not yet: transition-searched: grid 'map-searched' misses 2 of 8 runs" in capsys.readouterr().out
+    put(study, "map-searched", {("searched", "strong"): MAP["fifth", "strong"]})
+    assert program([]) == 0
+    found = presets.document()["transition-searched"]
+    assert found["keys"]["loss_options"]["strength"] == 0.5 and found["found"]["top5"] == pytest.approx(0.012)
+    shown = tables.settings("map-searched")
+    assert shown.iloc[1, 1:4].tolist() == ["\N{MINUS SIGN}0.20", "+1.20", "+1.20"] and len(shown) == 3
 
 
 def test_a_filled_preset_is_not_changed_by_later_records(study, program, capsys):
@@ -306,4 +321,5 @@ def test_every_preset_is_chosen_somewhere_and_used_somewhere():
     texts = {path.stem: path.read_text() for path in paths.GRIDS.glob("*.toml")}
     used = {name for name in presets.document() if any(f'preset = "{name}"' in text for text in texts.values())}
     searched = {name for search in choice.SEARCHES for name in grids.load(search).variants}
-    assert set(presets.document()) == used == searched | {"finalist-1", "finalist-2", "transition"}
+    assert set(presets.document()) == used == searched | {
+        "finalist-1", "finalist-2", "transition", "transition-searched"}

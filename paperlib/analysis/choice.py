@@ -3,7 +3,7 @@
 The transition. A map of one seed names two finalists, a second seed decides between them. A setting's *shortfall* is
 how far its top-1 difference to cross entropy lies below -0.5 points, summed over the setups; the smallest shortfall
 goes first, then the largest gain in top-5 on a fifth of the images, where cross entropy memorises. Equal ones stay in
-the map's order.
+the map's order. At the rate that was searched for cross entropy two seeds choose once more, by the same rule.
 
 Learning rates. Each loss is trained at several rates, in steps of three, with two seeds on a fifth of the images, for
 20 of its 50 epochs; cross entropy also with all images and with wrong labels. It keeps the recipe's rate, unless
@@ -22,9 +22,9 @@ from paperlib import grids, presets, records
 from paperlib.analysis import frames
 from paperlib.config import RunConfig
 
-MAP, FINALISTS = "map", "map-finalists"
+MAP, FINALISTS, MAP_AGAIN = "map", "map-finalists", "map-searched"
 #: Where the gain in top-5 counts: cross entropy memorises there.
-DECIDING_SETUP = "fifth"
+DECIDING_SETUP, DECIDING_AGAIN = "fifth", "searched"
 #: How much top-1 a setting may cost, in any setup, before that counts against it (accuracy).
 TOLERATED = 0.005
 #: How much better in top-5 another rate must be than the recipe's (accuracy).
@@ -160,6 +160,17 @@ def choose_transition() -> dict[str, Choice]:
     return {"transition": _choice(FINALISTS, best, grids.load(MAP).variants[best["variant"]])}
 
 
+def choose_again() -> dict[str, Choice]:
+    """The preset transition-searched: the best setting at the rate that was searched for cross entropy.
+
+    Raises:
+        records.MissingRecordsError, presets.UnfilledPresetError: the rate is not chosen, or not all has run.
+    """
+    records.require(MAP_AGAIN)
+    best = ranking(transition_map([MAP_AGAIN]), deciding=DECIDING_AGAIN).iloc[0].to_dict()
+    return {"transition-searched": _choice(MAP_AGAIN, best, grids.load(MAP_AGAIN).variants[best["variant"]])}
+
+
 def rates(grid_name: str) -> pd.DataFrame:
     """What a search for rates found: mean accuracies on validation of each loss at each rate.
 
@@ -218,6 +229,7 @@ def choices() -> tuple[dict[str, Choice], list[str]]:
     waiting = []
     steps: dict[str, Callable[[], dict[str, Choice]]] = {
         "finalist-1, finalist-2": choose_finalists, "transition": choose_transition,
+        "transition-searched": choose_again,
         **{f"rates of {name}": partial(choose_rates, name) for name in SEARCHES}}
     for names, step in steps.items():
         try:

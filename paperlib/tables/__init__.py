@@ -45,6 +45,7 @@ from paperlib.tables.study import (
     memorisation,
     primary,
     rates,
+    settings,
     verdicts,
 )
 from paperlib.tables.synthetic import losses_over_cells, phases, search
@@ -56,5 +57,5 @@ __all__ = [
     "explorer_grids", "idle", "lists", "longer_lists", "loss_memory", "loss_shares", "loss_speed", "losses_over_cells",
     "markdown", "measurements", "memorisation", "phases", "points", "posthoc_answer", "posthoc_differences", "price",
     "primary", "probabilities", "probability_sentence", "promises", "rates", "reruns", "rival_speed", "run_list",
-    "scores", "search", "signed", "status", "training_rates", "verdicts",
+    "scores", "search", "settings", "signed", "status", "training_rates", "verdicts",
 ]

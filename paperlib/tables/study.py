@@ -6,7 +6,7 @@ import pandas as pd
 
 from paperlib import analysis, grids
 from paperlib.grids import GridLike
-from paperlib.tables._text import named, points, rows, signed, values_tried
+from paperlib.tables._text import named, points, rows, sign, signed, values_tried
 
 
 def verdicts(frame: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -101,6 +101,17 @@ def rates(grid_name: str) -> pd.DataFrame:
     found["text"] = [f"{100 * row.top5:.1f} ({100 * row.top1:.1f})" for row in rows(found)]
     found["column"] = [f"rate {lr:g}" for lr in found["lr"]]
     return values_tried(found, grid_name).assign(seeds=found["seeds"].min())
+
+
+def settings(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """What settings of the transition change against cross entropy on validation, as means over seeds, in points."""
+    grid = grids.load(grid_name)
+    found = analysis.transition_map([grid.name]) if frame is None else frame
+    found = found[found["variant"] != "ce"]
+    return pd.DataFrame({
+        "setting": found["label"],
+        **{f"top-{k}": [sign(100 * value, 2) for value in found[f"top{k}"]] for k in (1, 5, 10)},
+        "training top-1 (%)": [f"{100 * value:.1f}" for value in found["train_top1"]], "seeds": found["seeds"]})
 
 
 def better_rate() -> str:
