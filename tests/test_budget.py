@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from grids_for_tests import Study, make_record
+from grids_for_tests import Study, make_record, variant
 from scipy import stats as distributions
 
 from paperlib import analysis, figures, grids, presets, records, stats, tables
@@ -231,6 +231,33 @@ def test_times_of_two_machines_are_not_compared(study, to):
     assert points[points["change"] == "epochs20"]["minutes"].isna().all()
     assert "20 epochs" not in set(figures.budget_curves(points)[1]["label"])
     assert "–" in tables.budget_trades(analysis.budget_trades(draws=20), {}).iloc[0].tolist()
+
+
+def on_day(study: Study, grid: str, day: int, slower: float, **places: str) -> None:
+    """As if the runs of a variant had been on another day, on which the machine was slower."""
+    for cell in grids.load(grid).cells:
+        if places.get(cell.setup) == cell.variant:
+            record = records.read(study.records / grid / f"{cell.config.run_id}.json")
+            seconds = record.timing["train_cpu_seconds"] * slower
+            study.change(grid, cell, timing=record.timing | {
+                "train_cpu_seconds": seconds, "finished": f"2026-01-{day:02}T03:04:05+00:00"})
+
+
+def test_times_of_two_days_are_not_compared_unless_a_run_as_long_was_made_on_both(study):
+    write(study, "cifar-budget")
+    on_day(study, "cifar-budget", 4, 0.5, **{"all-twice": "ce"})
+    assert trade().loc["all", "epochs20"].timed == 0
+    # Another learning rate is as long as the standard run: it is free, and on its day it times what else was made.
+    study.grid("rate", HEAD + STANDARD + CE + variant("fast", "searched rate", lr=2.25))
+    for cell in grids.load("rate").cells:
+        if cell.variant == "fast":
+            made = make_record(cell, ranks(20), num_classes=60)
+            timing = made.timing | {"timed_images": 80 * cell.config.epochs, "finished": "2026-01-04T03:04:05+00:00",
+                                    "train_cpu_seconds": 60 * 0.8 * 5.0 * (1 + 0.5 * cell.seed)}
+            records.write(dataclasses.replace(made, timing=timing), study.records / "rate")
+    found = trade(grid_names=("cifar-budget", "rate"))
+    assert found.loc["all", "fast"].time == pytest.approx(1) and found.loc["all", "fast"].price == "free"
+    assert found.loc["all", "epochs20"].timed == 3 and found.loc["all", "epochs20"].time == pytest.approx(2)
 
 
 def test_other_data_and_other_protocols_are_not_compared(study):

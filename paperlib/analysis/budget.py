@@ -5,11 +5,14 @@ standard run: cross entropy with the budget that the first grid names first for 
 by seed.
 
 Time is CPU time of the training steps on one thread, in core-minutes, from machines that did other work as well. Work
-beside a run slows it down through caches and memory. So a change is timed by the ratio to the standard run of the same
-seed on the same kind of machine; an extra time is that ratio, less 1, times the median time of the standard runs.
+beside a run slows it down through caches and memory, and one day differs from another. So a change is timed by the
+ratio to a run of the standard budget with the same seed, on the same kind of machine and within half a day. A learning
+rate changes no computation: such a run may have another one. An extra time is that ratio, less 1, times the median
+time of the standard runs.
 """
 
 import dataclasses
+import datetime
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -26,6 +29,8 @@ from paperlib.records import Record
 BUDGET_GRIDS = ("cifar-budget", "cifar-main")
 #: A change whose extra time is within this share of a standard run, either way, costs nothing worth counting.
 FREE = 0.1
+#: Runs that finished further apart are not timed against each other.
+APART = datetime.timedelta(hours=12)
 
 _LOSS_KEYS = ("loss", "k", "loss_options", "strength_schedule", "ramp_start", "ramp_end", "lr")
 _BUDGET_KEYS = ("epochs", "width", "evaluate_every")
@@ -42,6 +47,8 @@ class _Change:
     kind: str  #: "standard", "loss" (also its rate), "epochs", "width" or "several"
     label: str
     runs: dict[Any, Record] = dataclasses.field(default_factory=dict)
+    #: The standard's: runs as long as it, by seed and run id.
+    timed_by: dict[Any, dict[str, Record]] = dataclasses.field(default_factory=dict)
 
     def ranks(self, seeds: Sequence[Any], split: str) -> NDArray[np.int64]:
         return np.stack([self.runs[seed].ranks(split) for seed in seeds])
@@ -82,6 +89,10 @@ def _changes(grid_names: Sequence[GridLike], baseline: str) -> dict[str, list[_C
             # Under the standard's setup the whole training set is held to one checksum and one set of test images.
             pairs.append((dataclasses.replace(cell, setup=standard.setup, variant=name), record))
     frames.require_comparable(pairs)
+    for cell, record in pairs:
+        standard = standards[_training_set(cell)]
+        if _work(cell) == _work(standard) and (standard.setup, baseline) in found:
+            found[standard.setup, baseline].timed_by.setdefault(cell.seed, {})[record.run_id] = record
     by_setup: dict[str, list[_Change]] = {cell.setup: [] for cell in standards.values()}
     for change in sorted(found.values(), key=lambda change: change.kind != "standard"):
         by_setup[change.setup].append(change)
@@ -93,6 +104,12 @@ def _training_set(cell: Cell) -> str:
     config = cell.config.to_dict()
     return repr(sorted((key, value) for key, value in config.items()
                        if key not in (*_LOSS_KEYS, *_BUDGET_KEYS, "seed")))
+
+
+def _work(cell: Cell) -> str:
+    """What decides how long the steps take, in text: all but seed, learning rate and what is evaluated."""
+    ignored = ("seed", "lr", "evaluate_every", "evaluate_test")
+    return repr(sorted((key, value) for key, value in cell.config.to_dict().items() if key not in ignored))
 
 
 def _parts(cell: Cell, standard: Cell, variant_label: str) -> list[tuple[str, str, str]]:
@@ -125,7 +142,7 @@ def budget_points(grid_names: Sequence[GridLike] = BUDGET_GRIDS, baseline: str =
     Returns:
         One row a setup, change and target. Columns: setup (of the standard run), change, kind ("standard", "loss",
         also for another rate, "epochs", "width", "several"), label, epochs, target, minutes (median of the ratios to
-        the standard run of the same seed, times the standard runs' median; NaN without a pair on one kind of machine),
+        standard runs of the same seed, times the standard runs' median; NaN without a pair that can be timed),
         k (mean of the smallest k over seeds), low, high (two-way bootstrap), n (seeds).
 
     Raises:
@@ -169,8 +186,8 @@ def budget_trades(grid_names: Sequence[GridLike] = BUDGET_GRIDS, baseline: str =
 
     Returns:
         One row a setup, change and target, from the seeds that have both runs. Columns: setup, change, kind, label,
-        target, n (seeds), saved (candidates fewer than the standard run, mean), low, high, timed (seeds whose two runs
-        were on one kind of machine; the columns that follow are of these), time (median of the ratios), extra
+        target, n (seeds), saved (candidates fewer than the standard run, mean), low, high, timed (seeds that have
+        a run to be timed by; the columns that follow are of these), time (median of the ratios), extra
         (core-minutes more, mean), extra_low, extra_high (t interval), price, rate (candidates saved for each
         core-minute more; of what is cheaper, lost for each core-minute less), rate_low, rate_high.
 
@@ -203,14 +220,18 @@ def budget_trades(grid_names: Sequence[GridLike] = BUDGET_GRIDS, baseline: str =
 
 
 def _times(change: _Change, standard: _Change) -> tuple[float, dict[Any, float]]:
-    """Median core-minutes of the standard runs, and the change's ratio to them by seed, on one kind of machine.
+    """Median core-minutes of the standard runs, and the change's ratio by seed to the nearest run of the same work.
 
     The median is over the kind that has most of the standard runs: another kind may take several times as long.
     """
     timed = {seed: core_minutes(run) for seed, run in standard.runs.items()}
     timed = {seed: minutes for seed, minutes in timed.items() if minutes > 0}
-    ratios = {seed: core_minutes(run) / timed[seed] for seed, run in sorted(change.runs.items()) if seed in timed
-              and _machine(run) == _machine(standard.runs[seed])}
+    ratios = {}
+    for seed, run in sorted(change.runs.items()):
+        beside = [other for other in standard.timed_by.get(seed, {}).values() if _machine(other) == _machine(run)
+                  and _apart(run, other) <= APART and core_minutes(other) > 0]
+        if beside and seed in standard.runs:
+            ratios[seed] = core_minutes(run) / core_minutes(min(beside, key=lambda other: _apart(run, other)))
     ratios = {seed: ratio for seed, ratio in ratios.items() if math.isfinite(ratio)}
     by_kind: dict[tuple[str, str], list[float]] = {}
     for seed, minutes in timed.items():
@@ -221,6 +242,12 @@ def _times(change: _Change, standard: _Change) -> tuple[float, dict[Any, float]]
 def _machine(record: Record) -> tuple[str, str]:
     """The kind of machine: its processors and their instructions, which a processor's name does not always tell."""
     return record.environment["device"], record.environment["cpu_capability"]
+
+
+def _apart(run: Record, other: Record) -> datetime.timedelta:
+    """How far apart two runs finished."""
+    ends = [datetime.datetime.fromisoformat(record.timing["finished"]) for record in (run, other)]
+    return abs(ends[0] - ends[1])
 
 
 def _extra(change: _Change, standard: _Change) -> list[float]:
