@@ -63,6 +63,7 @@ def study(tmp_path, monkeypatch):
         monkeypatch.setitem(script.SETTINGS, key, value)
     found = Study(tmp_path, monkeypatch)
     found.grid("cifar-main", GRID)
+    found.grid("cifar-entropy", GRID.replace("epochs = 2", "epochs = 3"))  # nothing of it has run
     for cell in grids.load("cifar-main").cells:
         splits = run(cell)
         predictions.save(tmp_path / "kept", cell.config.run_id, splits)
