@@ -218,8 +218,8 @@ def test_the_first_look_speaks_until_the_study_does(study):
 def other_grids(study: Study) -> None:
     """The grids of rivals that the chapter asks for; nothing of them has run."""
     fifth = SETUP.replace("NAME", "fifth").replace("KEYS", SETUPS["fifth"])
-    for name in ("cifar-entropy", "cifar-rate", "cifar-rivals", "cifar-clock", "cifar-train-k", "cifar-finetune",
-                 "cifar-losses"):
+    for name in ("cifar-entropy", "cifar-rate", "cifar-again", "cifar-rivals", "cifar-clock", "cifar-train-k",
+                 "cifar-finetune", "cifar-losses"):
         study.grid(name, HEAD + fifth + VARIANTS + variant("entropy", "e", preset="entropy"))
     (study.grids / "presets.json").write_text('{"entropy": null}')
 
