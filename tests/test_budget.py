@@ -200,14 +200,16 @@ def test_one_seed_has_no_price_and_noise_is_not_divided_by(study):
     assert noisy.time == pytest.approx(0.99), "one slow run does not move the median"
 
 
-def move(study: Study, setup: str, seeds: tuple[int, ...], slower: float = 1, **to: str) -> None:
-    """As if runs of cross entropy had been on another machine."""
+def move(study: Study, setup: str, seeds: tuple[int, ...], slower: float = 1, finished: str | None = None,
+         **to: str) -> None:
+    """As if runs of cross entropy had been on another machine, or on another day."""
     for seed in seeds:
         cell = study.cell("cifar-budget", setup, "ce", seed)
         record = records.read(study.records / "cifar-budget" / f"{cell.config.run_id}.json")
         seconds = record.timing["train_cpu_seconds"] * slower
         study.change("cifar-budget", cell, environment=record.environment | to,
-                     timing=record.timing | {"train_cpu_seconds": seconds})
+                     timing=record.timing | {"train_cpu_seconds": seconds,
+                                             "finished": finished or record.timing["finished"]})
 
 
 def test_runs_of_one_kind_of_machine_say_how_long_a_minute_is(study):
@@ -233,19 +235,9 @@ def test_times_of_two_machines_are_not_compared(study, to):
     assert "–" in tables.budget_trades(analysis.budget_trades(draws=20), {}).iloc[0].tolist()
 
 
-def on_day(study: Study, grid: str, day: int, slower: float, **places: str) -> None:
-    """As if the runs of a variant had been on another day, on which the machine was slower."""
-    for cell in grids.load(grid).cells:
-        if places.get(cell.setup) == cell.variant:
-            record = records.read(study.records / grid / f"{cell.config.run_id}.json")
-            seconds = record.timing["train_cpu_seconds"] * slower
-            study.change(grid, cell, timing=record.timing | {
-                "train_cpu_seconds": seconds, "finished": f"2026-01-{day:02}T03:04:05+00:00"})
-
-
 def test_times_of_two_days_are_not_compared_unless_a_run_as_long_was_made_on_both(study):
     write(study, "cifar-budget")
-    on_day(study, "cifar-budget", 4, 0.5, **{"all-twice": "ce"})
+    move(study, "all-twice", (0, 1, 2), slower=0.5, finished="2026-01-04T03:04:05+00:00")
     assert trade().loc["all", "epochs20"].timed == 0
     # Another learning rate is as long as the standard run: it is free, and on its day it times what else was made.
     study.grid("rate", HEAD + STANDARD + CE + variant("fast", "searched rate", lr=2.25))

@@ -17,15 +17,7 @@ from paperlib.analysis.classes import (
     reliability,
     score_differences,
 )
-from paperlib.analysis.comparisons import (
-    aim,
-    crossings,
-    equivalences,
-    memorisation,
-    primary,
-    probabilities,
-    survival,
-)
+from paperlib.analysis.comparisons import aim, crossings, equivalences, memorisation, primary, probabilities
 from paperlib.analysis.convergence import (
     convergence,
     convergence_document,
@@ -103,6 +95,6 @@ __all__ = [
     "posthoc_ranks", "posthoc_scores", "present", "primary", "primary_part", "probabilities", "promises", "ranking",
     "rate_part", "rates", "regrets", "reliability", "require_comparable", "richness", "robust_differences",
     "robust_document", "robust_means", "robustness", "runs", "score_differences", "search", "setups_verdict",
-    "size_verdict", "status", "step_parts", "study_verdicts", "summary", "survival", "trade", "training_rates",
-    "transition_map", "verdicts", "verdicts_today",
+    "size_verdict", "status", "step_parts", "study_verdicts", "summary", "trade", "training_rates", "transition_map",
+    "verdicts", "verdicts_today",
 ]

@@ -47,8 +47,9 @@ class _Change:
     kind: str  #: "standard", "loss" (also its rate), "epochs", "width" or "several"
     label: str
     runs: dict[Any, Record] = dataclasses.field(default_factory=dict)
-    #: The standard's: runs as long as it, by seed and run id.
-    timed_by: dict[Any, dict[str, Record]] = dataclasses.field(default_factory=dict)
+    as_long: bool = False  #: its steps are those of the standard run, at whatever learning rate
+    #: The standard's: itself and the changes that are as long.
+    timed_by: list["_Change"] = dataclasses.field(default_factory=list)
 
     def ranks(self, seeds: Sequence[Any], split: str) -> NDArray[np.int64]:
         return np.stack([self.runs[seed].ranks(split) for seed in seeds])
@@ -84,31 +85,32 @@ def _changes(grid_names: Sequence[GridLike], baseline: str) -> dict[str, list[_C
             name = "-".join(part for part, _, _ in parts) or baseline
             kind = "standard" if not parts else parts[0][1] if len(parts) == 1 else "several"
             label = ", ".join(text for _, _, text in parts) or grid.variants[cell.variant]["label"]
-            own = found.setdefault((standard.setup, name), _Change(standard.setup, name, kind, label))
+            own = found.setdefault((standard.setup, name), _Change(standard.setup, name, kind, label,
+                                                                   as_long=_work(cell) == _work(standard)))
             own.runs[cell.seed] = record
             # Under the standard's setup the whole training set is held to one checksum and one set of test images.
             pairs.append((dataclasses.replace(cell, setup=standard.setup, variant=name), record))
     frames.require_comparable(pairs)
-    for cell, record in pairs:
-        standard = standards[_training_set(cell)]
-        if _work(cell) == _work(standard) and (standard.setup, baseline) in found:
-            found[standard.setup, baseline].timed_by.setdefault(cell.seed, {})[record.run_id] = record
     by_setup: dict[str, list[_Change]] = {cell.setup: [] for cell in standards.values()}
     for change in sorted(found.values(), key=lambda change: change.kind != "standard"):
         by_setup[change.setup].append(change)
-    return {setup: own for setup, own in by_setup.items() if own and own[0].kind == "standard"}
+    by_setup = {setup: own for setup, own in by_setup.items() if own and own[0].kind == "standard"}
+    for own_changes in by_setup.values():
+        own_changes[0].timed_by = [change for change in own_changes if change.as_long]
+    return by_setup
 
 
 def _training_set(cell: Cell) -> str:
     """What two runs share that differ in loss, budget and seed alone, in text."""
-    config = cell.config.to_dict()
-    return repr(sorted((key, value) for key, value in config.items()
-                       if key not in (*_LOSS_KEYS, *_BUDGET_KEYS, "seed")))
+    return _all_but(cell, *_LOSS_KEYS, *_BUDGET_KEYS, "seed")
 
 
 def _work(cell: Cell) -> str:
     """What decides how long the steps take, in text: all but seed, learning rate and what is evaluated."""
-    ignored = ("seed", "lr", "evaluate_every", "evaluate_test")
+    return _all_but(cell, "seed", "lr", "evaluate_every", "evaluate_test")
+
+
+def _all_but(cell: Cell, *ignored: str) -> str:
     return repr(sorted((key, value) for key, value in cell.config.to_dict().items() if key not in ignored))
 
 
@@ -228,8 +230,8 @@ def _times(change: _Change, standard: _Change) -> tuple[float, dict[Any, float]]
     timed = {seed: minutes for seed, minutes in timed.items() if minutes > 0}
     ratios = {}
     for seed, run in sorted(change.runs.items()):
-        beside = [other for other in standard.timed_by.get(seed, {}).values() if _machine(other) == _machine(run)
-                  and _apart(run, other) <= APART and core_minutes(other) > 0]
+        beside = [other for twin in standard.timed_by if (other := twin.runs.get(seed))
+                  and _machine(other) == _machine(run) and _apart(run, other) <= APART and core_minutes(other) > 0]
         if beside and seed in standard.runs:
             ratios[seed] = core_minutes(run) / core_minutes(min(beside, key=lambda other: _apart(run, other)))
     ratios = {seed: ratio for seed, ratio in ratios.items() if math.isfinite(ratio)}

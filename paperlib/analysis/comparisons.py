@@ -98,11 +98,6 @@ def aim(grid_name: GridLike, variant: str = "transition", baseline: str = "ce", 
     return pd.DataFrame(rows)
 
 
-def survival(low: float, high: float) -> str:
-    """What an interval of the transition's gain in top-5 says at the searched rate of cross entropy, by the plan."""
-    return "a gain remains" if low > 0 else "a loss" if high < 0 else "no gain is shown"
-
-
 def _of(frame: pd.DataFrame, variant: str) -> list[Any]:
     return list(frame[frame["variant"] == variant].itertuples(index=False))
 

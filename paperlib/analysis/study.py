@@ -115,8 +115,9 @@ def answer_bands() -> tuple[pd.DataFrame, dict[str, str]]:
     losses at searched rates where they act and have run.
     """
     shown = [answer_grid()[0]]
-    if shown[0].name == PRIMARY_GRID and (searched := beyond_main(SEARCHED_GRID)):
-        shown += [part for part in [acting(searched)] if len(part.variants) > 1]
+    searched = beyond_main(SEARCHED_GRID) if shown[0].name == PRIMARY_GRID else None
+    if searched and len((part := acting(searched)).variants) > 1:
+        shown.append(part)
     names = {key: label for grid in reversed(shown) for key, label in frames.labels(grid).items()}
     return pd.concat(map(frames.difference_bands, shown), ignore_index=True), names
 

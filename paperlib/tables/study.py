@@ -103,10 +103,9 @@ def rates(grid_name: str) -> pd.DataFrame:
     return values_tried(found, grid_name).assign(seeds=found["seeds"].min())
 
 
-def settings(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
+def settings(grid_name: str) -> pd.DataFrame:
     """What settings of the transition change against cross entropy on validation, as means over seeds, in points."""
-    grid = grids.load(grid_name)
-    found = analysis.transition_map([grid.name]) if frame is None else frame
+    found = analysis.transition_map([grid_name])
     found = found[found["variant"] != "ce"]
     return pd.DataFrame({
         "setting": found["label"],
@@ -119,10 +118,10 @@ def better_rate() -> str:
     both, searched = analysis.rate_part(), analysis.finished("cifar-entropy", ["transition"])
     if not both or not searched or "ce-searched" not in both.variants:
         return ""
-    rates = {name: next(cell.config.lr for cell in both.cells if cell.variant == name) for name in both.variants}
+    peak = {name: next(cell.config.lr for cell in both.cells if cell.variant == name) for name in both.variants}
     over, beside = analysis.differences(both, ks=(1, 5)), analysis.differences(searched, ks=(1, 5))
-    text = (f"Trained with a peak learning rate of {rates['ce-searched']:g}, which a search on validation images "
-            f"chose for it where it memorises (the recipe has {rates['ce']:g}), cross entropy gains "
+    text = (f"Trained with a peak learning rate of {peak['ce-searched']:g}, which a search on validation images "
+            f"chose for it where it memorises (the recipe has {peak['ce']:g}), cross entropy gains "
             f"{points(over, 'fifth', 'ce-searched', 5, 2)} points of top-5 and "
             f"{points(over, 'fifth', 'ce-searched', 1, 2)} of top-1 over itself at the recipe's rate")
     if "transition" in both.variants:
@@ -134,7 +133,12 @@ def better_rate() -> str:
     return (f"{text}. At the searched rate the transition changes top-5 by "
             f"{points(beside, 'searched', 'transition', 5, 2)} and top-1 by "
             f"{points(beside, 'searched', 'transition', 1, 2)} points against cross entropy at the same rate: "
-            f"**{analysis.survival(gain.low, gain.high)}** (95 % t intervals; {seeds} at the searched rate).")
+            f"**{_remaining(gain)}** (95 % t intervals; {seeds} at the searched rate).")
+
+
+def _remaining(gain: "pd.Series[float]") -> str:
+    """The rule of the plan for the transition's gain in top-5 at the searched rate."""
+    return "a gain remains" if gain.low > 0 else "a loss" if gain.high < 0 else "no gain is shown"
 
 
 def primary(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
