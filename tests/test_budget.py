@@ -200,6 +200,9 @@ def test_one_seed_has_no_price_and_noise_is_not_divided_by(study):
     assert noisy.time == pytest.approx(0.99), "one slow run does not move the median"
 
 
+LATER = "2026-01-04T03:04:05+00:00"  #: two days after the other records
+
+
 def move(study: Study, setup: str, seeds: tuple[int, ...], slower: float = 1, finished: str | None = None,
          **to: str) -> None:
     """As if runs of cross entropy had been on another machine, or on another day."""
@@ -226,30 +229,49 @@ def test_runs_of_one_kind_of_machine_say_how_long_a_minute_is(study):
 @pytest.mark.parametrize("to", [{"device": "another"}, {"cpu_capability": "SSE"}])
 def test_times_of_two_machines_are_not_compared(study, to):
     write(study, "cifar-budget")
-    move(study, "all-twice", (0, 1, 2), **to)
-    other = trade().loc["all", "epochs20"]
-    assert (other.n, other.saved, other.timed, other.price) == (3, 5, 0, "open") and math.isnan(other.time)
+    move(study, "all-wide", (0, 1, 2), **to)
+    other = trade().loc["all", "width96"]
+    assert (other.n, other.saved, other.timed, other.price) == (3, 0, 0, "open") and math.isnan(other.time)
     points = analysis.budget_points(draws=20)
-    assert points[points["change"] == "epochs20"]["minutes"].isna().all()
-    assert "20 epochs" not in set(figures.budget_curves(points)[1]["label"])
-    assert "–" in tables.budget_trades(analysis.budget_trades(draws=20), {}).iloc[0].tolist()
+    assert points[points["change"] == "width96"]["minutes"].isna().all()
+    assert "96 channels" not in set(figures.budget_curves(points)[1]["label"])
+    shown = tables.budget_trades(analysis.budget_trades(draws=20), {})
+    assert "–" in shown[shown["change"] == "96 channels"].iloc[0].tolist()
 
 
-def test_times_of_two_days_are_not_compared_unless_a_run_as_long_was_made_on_both(study):
+def test_the_number_of_epochs_is_counted_and_not_timed(study):
+    """Twice the epochs take twice as long, whatever the day was like on which they ran."""
     write(study, "cifar-budget")
-    move(study, "all-twice", (0, 1, 2), slower=0.5, finished="2026-01-04T03:04:05+00:00")
-    assert trade().loc["all", "epochs20"].timed == 0
-    # Another learning rate is as long as the standard run: it is free, and on its day it times what else was made.
+    move(study, "all-twice", (0, 1, 2), slower=3, device="another", finished=LATER)
+    twice = trade().loc["all", "epochs20"]
+    assert (twice.timed, twice.price) == (3, "dearer") and twice.extra_low == pytest.approx(twice.extra_high)
+    assert twice.time == pytest.approx(2)
+
+
+def test_a_longer_run_of_its_day_says_what_an_image_costs(study):
+    """The standard runs are days older: the wide network is timed by the one of twice the epochs, made beside it."""
+    write(study, "cifar-budget")
+    move(study, "all-wide", (0, 1, 2), slower=0.5, finished=LATER)
+    move(study, "all-twice", (0, 1, 2), slower=0.25, finished=LATER)
+    wide = trade().loc["all", "width96"]
+    assert wide.timed == 3 and wide.time == pytest.approx(25 * 0.5 / (20 * 0.25) * 2)
+
+
+def test_times_of_two_days_are_not_compared_unless_a_run_of_the_same_work_was_made_on_both(study):
+    write(study, "cifar-budget")
+    move(study, "all-wide", (0, 1, 2), slower=0.5, finished=LATER)
+    assert trade().loc["all", "width96"].timed == 0
+    # Another learning rate costs what the standard run costs: it is free, and on its day it times what else was made.
     study.grid("rate", HEAD + STANDARD + CE + variant("fast", "searched rate", lr=2.25))
     for cell in grids.load("rate").cells:
         if cell.variant == "fast":
             made = make_record(cell, ranks(20), num_classes=60)
-            timing = made.timing | {"timed_images": 80 * cell.config.epochs, "finished": "2026-01-04T03:04:05+00:00",
+            timing = made.timing | {"timed_images": 80 * cell.config.epochs, "finished": LATER,
                                     "train_cpu_seconds": 60 * 0.8 * 5.0 * (1 + 0.5 * cell.seed)}
             records.write(dataclasses.replace(made, timing=timing), study.records / "rate")
     found = trade(grid_names=("cifar-budget", "rate"))
     assert found.loc["all", "fast"].time == pytest.approx(1) and found.loc["all", "fast"].price == "free"
-    assert found.loc["all", "epochs20"].timed == 3 and found.loc["all", "epochs20"].time == pytest.approx(2)
+    assert found.loc["all", "width96"].timed == 3 and found.loc["all", "width96"].time == pytest.approx(2.5)
 
 
 def test_other_data_and_other_protocols_are_not_compared(study):

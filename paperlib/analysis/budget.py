@@ -5,10 +5,12 @@ standard run: cross entropy with the budget that the first grid names first for 
 by seed.
 
 Time is CPU time of the training steps on one thread, in core-minutes, from machines that did other work as well. Work
-beside a run slows it down through caches and memory, and one day differs from another. So a change is timed by the
-ratio to a run of the standard budget with the same seed, on the same kind of machine and within half a day. A learning
-rate changes no computation: such a run may have another one. An extra time is that ratio, less 1, times the median
-time of the standard runs.
+beside a run slows it down through caches and memory, and one day differs from another. So a change is timed by what
+an image costs it, as the ratio to a run of the standard loss and network with the same seed, on the same kind of
+machine and within half a day. Learning rate and number of epochs change nothing in what an image costs: such a run may
+have others, and a change of these alone is timed by itself, so that twice the epochs take twice as long. That ratio,
+times the ratio of images trained on, is the time as a multiple of the standard run's. An extra time is that multiple,
+less 1, times the median time of the standard runs.
 """
 
 import dataclasses
@@ -47,8 +49,8 @@ class _Change:
     kind: str  #: "standard", "loss" (also its rate), "epochs", "width" or "several"
     label: str
     runs: dict[Any, Record] = dataclasses.field(default_factory=dict)
-    as_long: bool = False  #: its steps are those of the standard run, at whatever learning rate
-    #: The standard's: itself and the changes that are as long.
+    same_work: bool = False  #: an image costs it what it costs the standard run
+    #: The standard's: itself and the changes of the same work.
     timed_by: list["_Change"] = dataclasses.field(default_factory=list)
 
     def ranks(self, seeds: Sequence[Any], split: str) -> NDArray[np.int64]:
@@ -61,10 +63,17 @@ def core_minutes(record: Record) -> float:
     A record's ``train_cpu_seconds`` leave out the first steps and the one after each pause; they are scaled to all
     images trained on. Meant for runs on a CPU: with a GPU it is the time of the host. NaN where nothing was timed.
     """
-    timing, train = record.timing, record.data["train"]
+    timing = record.timing
+    minutes = timing["train_cpu_seconds"] / 60 * _images(record)
+    return minutes / timing["timed_images"] if timing["timed_images"] else math.nan
+
+
+def _images(record: Record) -> int:
+    """How many images a run was trained on, each counted as often as it was shown."""
+    train = record.data["train"]
     batch = min(record.config["batch_size"], train)
-    images = record.config["epochs"] * (train // batch * batch)
-    return timing["train_cpu_seconds"] / 60 * images / timing["timed_images"] if timing["timed_images"] else math.nan
+    images: int = record.config["epochs"] * (train // batch * batch)
+    return images
 
 
 def _changes(grid_names: Sequence[GridLike], baseline: str) -> dict[str, list[_Change]]:
@@ -86,7 +95,7 @@ def _changes(grid_names: Sequence[GridLike], baseline: str) -> dict[str, list[_C
             kind = "standard" if not parts else parts[0][1] if len(parts) == 1 else "several"
             label = ", ".join(text for _, _, text in parts) or grid.variants[cell.variant]["label"]
             own = found.setdefault((standard.setup, name), _Change(standard.setup, name, kind, label,
-                                                                   as_long=_work(cell) == _work(standard)))
+                                                                   same_work=_work(cell) == _work(standard)))
             own.runs[cell.seed] = record
             # Under the standard's setup the whole training set is held to one checksum and one set of test images.
             pairs.append((dataclasses.replace(cell, setup=standard.setup, variant=name), record))
@@ -96,7 +105,7 @@ def _changes(grid_names: Sequence[GridLike], baseline: str) -> dict[str, list[_C
         by_setup[change.setup].append(change)
     by_setup = {setup: own for setup, own in by_setup.items() if own and own[0].kind == "standard"}
     for own_changes in by_setup.values():
-        own_changes[0].timed_by = [change for change in own_changes if change.as_long]
+        own_changes[0].timed_by = [change for change in own_changes if change.same_work]
     return by_setup
 
 
@@ -106,8 +115,8 @@ def _training_set(cell: Cell) -> str:
 
 
 def _work(cell: Cell) -> str:
-    """What decides how long the steps take, in text: all but seed, learning rate and what is evaluated."""
-    return _all_but(cell, "seed", "lr", "evaluate_every", "evaluate_test")
+    """What decides what an image costs, in text: all but seed, learning rate, epochs and what is evaluated."""
+    return _all_but(cell, "seed", "lr", "epochs", "evaluate_every", "evaluate_test")
 
 
 def _all_but(cell: Cell, *ignored: str) -> str:
@@ -143,8 +152,8 @@ def budget_points(grid_names: Sequence[GridLike] = BUDGET_GRIDS, baseline: str =
 
     Returns:
         One row a setup, change and target. Columns: setup (of the standard run), change, kind ("standard", "loss",
-        also for another rate, "epochs", "width", "several"), label, epochs, target, minutes (median of the ratios to
-        standard runs of the same seed, times the standard runs' median; NaN without a pair that can be timed),
+        also for another rate, "epochs", "width", "several"), label, epochs, target, minutes (the median multiple of a
+        standard run's time, times the standard runs' median; NaN without a pair that can be timed),
         k (mean of the smallest k over seeds), low, high (two-way bootstrap), n (seeds).
 
     Raises:
@@ -189,7 +198,7 @@ def budget_trades(grid_names: Sequence[GridLike] = BUDGET_GRIDS, baseline: str =
     Returns:
         One row a setup, change and target, from the seeds that have both runs. Columns: setup, change, kind, label,
         target, n (seeds), saved (candidates fewer than the standard run, mean), low, high, timed (seeds that have
-        a run to be timed by; the columns that follow are of these), time (median of the ratios), extra
+        a run to be timed by; the columns that follow are of these), time (median multiple), extra
         (core-minutes more, mean), extra_low, extra_high (t interval), price, rate (candidates saved for each
         core-minute more; of what is cheaper, lost for each core-minute less), rate_low, rate_high.
 
@@ -222,9 +231,10 @@ def budget_trades(grid_names: Sequence[GridLike] = BUDGET_GRIDS, baseline: str =
 
 
 def _times(change: _Change, standard: _Change) -> tuple[float, dict[Any, float]]:
-    """Median core-minutes of the standard runs, and the change's ratio by seed to the nearest run of the same work.
+    """Median core-minutes of the standard runs, and the change's time by seed as a multiple of the standard run's.
 
-    The median is over the kind that has most of the standard runs: another kind may take several times as long.
+    It is timed by the nearest run of the same work, which may be longer or shorter than the standard run. The median
+    is over the kind of machine that has most of the standard runs: another kind may take several times as long.
     """
     timed = {seed: core_minutes(run) for seed, run in standard.runs.items()}
     timed = {seed: minutes for seed, minutes in timed.items() if minutes > 0}
@@ -233,7 +243,9 @@ def _times(change: _Change, standard: _Change) -> tuple[float, dict[Any, float]]
         beside = [other for twin in standard.timed_by if (other := twin.runs.get(seed))
                   and _machine(other) == _machine(run) and _apart(run, other) <= APART and core_minutes(other) > 0]
         if beside and seed in standard.runs:
-            ratios[seed] = core_minutes(run) / core_minutes(min(beside, key=lambda other: _apart(run, other)))
+            nearest = min(beside, key=lambda other: _apart(run, other))
+            share = _images(nearest) / _images(standard.runs[seed])
+            ratios[seed] = core_minutes(run) / core_minutes(nearest) * share
     ratios = {seed: ratio for seed, ratio in ratios.items() if math.isfinite(ratio)}
     by_kind: dict[tuple[str, str], list[float]] = {}
     for seed, minutes in timed.items():
