@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from paperlib import analysis, grids
-from paperlib.grids import GridLike
+from paperlib.grids import Grid, GridLike
 from paperlib.tables._text import named, points, rows, sign, signed, values_tried
 
 
@@ -119,7 +119,7 @@ def better_rate() -> str:
     if not both or not searched or "ce-searched" not in both.variants:
         return ""
     peak = {name: next(cell.config.lr for cell in both.cells if cell.variant == name) for name in both.variants}
-    over, beside = analysis.differences(both, ks=(1, 5)), analysis.differences(searched, ks=(1, 5))
+    over = analysis.differences(both, ks=(1, 5))
     text = (f"Trained with a peak learning rate of {peak['ce-searched']:g}, which a search on validation images "
             f"chose for it where it memorises (the recipe has {peak['ce']:g}), cross entropy gains "
             f"{points(over, 'fifth', 'ce-searched', 5, 2)} points of top-5 and "
@@ -128,17 +128,22 @@ def better_rate() -> str:
         text += f"; the transition gains {points(over, 'fifth', 'transition', 5, 2)} of top-5 there"
     if analysis.idle(searched):
         return text + ". At the searched rate the transition never started."
-    gain, planned = beside.query("variant == 'transition' and k == 5").iloc[0], len(grids.load(searched.name).seeds)
+    text += f". At the searched rate the transition {_added(searched, 'transition')}"
+    again = analysis.beyond_main("cifar-again")
+    if again and not analysis.idle(again, "again"):
+        text += f" With the setting that validation images chose at that rate it {_added(again, 'again')}"
+    return text
+
+
+def _added(grid: Grid, variant: str) -> str:
+    """What a transition adds to cross entropy at its searched rate, by the plan's rule: the rest of a sentence."""
+    found, planned = analysis.differences(grid, ks=(1, 5)), len(grids.load(grid.name).seeds)
+    gain = found[(found["variant"] == variant) & (found["k"] == 5)].iloc[0]
     seeds = f"{gain.n:g} seeds" if gain.n == planned else f"**interim**: {gain.n:g} of {planned} seeds"
-    return (f"{text}. At the searched rate the transition changes top-5 by "
-            f"{points(beside, 'searched', 'transition', 5, 2)} and top-1 by "
-            f"{points(beside, 'searched', 'transition', 1, 2)} points against cross entropy at the same rate: "
-            f"**{_remaining(gain)}** (95 % t intervals; {seeds} at the searched rate).")
-
-
-def _remaining(gain: "pd.Series[float]") -> str:
-    """The rule of the plan for the transition's gain in top-5 at the searched rate."""
-    return "a gain remains" if gain.low > 0 else "a loss" if gain.high < 0 else "no gain is shown"
+    answer = "a gain remains" if gain.low > 0 else "a loss" if gain.high < 0 else "no gain is shown"
+    return (f"changes top-5 by {points(found, 'searched', variant, 5, 2)} and top-1 by "
+            f"{points(found, 'searched', variant, 1, 2)} points against cross entropy at the same rate: **{answer}** "
+            f"(95 % t intervals; {seeds}).")
 
 
 def primary(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
