@@ -480,15 +480,17 @@ def test_run_list_and_verdicts(done):
 def test_markdown_is_a_numbered_table():
     frame = pd.DataFrame({"loss": ["a | b", "c"], "top-1": ["66.50 ± 0.20", "−1"], "setup": ["2 stripes", "x"]})
     assert tables.markdown(frame, "A caption\nover lines.", "tab-x").split("\n") == [
-        "```{table} A caption over lines.",
+        "~~~{table} A caption over lines.",
         ":name: tab-x",
         "",
         "| loss   |        top-1 | setup     |",
         "|:-------|-------------:|:----------|",
         r"| a \| b | 66.50 ± 0.20 | 2 stripes |",
         "| c      |           −1 | x         |",
-        "```",
+        "~~~",
     ]
+    with_role = tables.markdown(frame, "As {numref}`tab-y`.", "tab-x")
+    assert with_role.startswith("~~~{table}"), "the first line of a fence of backticks holds no others"
     for name in ("", "Tab", "tab x", "-x"):
         with pytest.raises(ValueError, match="lower-case letters"):
             tables.markdown(frame, "c", name)

@@ -28,16 +28,18 @@ PROGRAM = next(filter(None, map(shutil.which, PROGRAMS)), None)
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason=f"no Chromium here (looked for {', '.join(PROGRAMS)})")
 
 # Run in the page. Text of code and of what the screen does not show is not looked at.
-RAW_TEX = r"""() => {
+RAW_TEXT = r"""(what) => {
   const walker = document.createTreeWalker(document.querySelector("article"), NodeFilter.SHOW_TEXT);
-  const raw = [];
+  const pattern = new RegExp(what), raw = [];
   while (walker.nextNode()) {
     const node = walker.currentNode;
     if (node.parentElement.closest("pre, code, script, style, mjx-container, textarea")) continue;
-    if (/\\\(|\\\[|\\begin\{|\$\$/.test(node.data)) raw.push(node.data.trim().slice(0, 80));
+    if (pattern.test(node.data)) raw.push(node.data.trim().slice(0, 80));
   }
   return raw;
 }"""
+TEX = r"\\\(|\\\[|\\begin\{|\$\$"
+MARKUP = r"```|~~~|\{[a-z]+(:[a-z]+)?\}$"  # a fence, or a role, whose text is set as code behind it
 EQUATIONS = """() => [...document.querySelectorAll(".math")].map(
   math => ({text: math.textContent.slice(0, 60), drawn: math.querySelectorAll("mjx-container").length,
             failed: math.querySelectorAll("mjx-merror, [data-mjx-error]").length}))"""
@@ -65,6 +67,7 @@ class Visit:
     outside: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     raw_tex: list[str] = field(default_factory=list)
+    raw_markup: list[str] = field(default_factory=list)
     equations: list[dict] = field(default_factory=list)
     images: list[dict] = field(default_factory=list)
     wide_tables: list[str] = field(default_factory=list)
@@ -128,7 +131,7 @@ def look_at(browser, address: str, site: str) -> Visit:
         page.evaluate("() => MathJax.startup.promise.then(() => true)")
     page.evaluate(LOAD_ALL_IMAGES)
     page.wait_for_function("() => [...document.images].every(image => image.complete)")
-    seen.raw_tex = page.evaluate(RAW_TEX)
+    seen.raw_tex, seen.raw_markup = page.evaluate(RAW_TEXT, TEX), page.evaluate(RAW_TEXT, MARKUP)
     seen.equations = page.evaluate(EQUATIONS)
     seen.images = page.evaluate(IMAGES)
     page.set_viewport_size(PHONE)
@@ -166,6 +169,10 @@ def test_the_console_shows_no_error(visit):
 def test_equations_are_drawn(visit):
     assert visit.raw_tex == []
     assert [math for math in visit.equations if math["drawn"] != 1 or math["failed"]] == []
+
+
+def test_no_markup_is_left_in_the_text(visit):
+    assert visit.raw_markup == []
 
 
 def test_images_load(visit):
@@ -368,7 +375,8 @@ def test_the_plotting_library_is_loaded_where_it_is_used(book):
 # The checks themselves can fail: a page with each of the faults.
 
 FAULTY = """<!doctype html><title>faulty</title><article>
-<p>An equation: \\(x\\).</p><span class="math">\\(y\\)</span>
+<p>An equation: \\(x\\).</p><p>```{table} A caption</p><p>{numref}<code>tab-x</code></p>
+<span class="math">\\(y\\)</span>
 <img src="missing.png" alt="missing.png"><script src="http://example.invalid/outside.js"></script>
 <script>window.MathJax = {startup: {promise: Promise.resolve()}}; console.error("told");</script>
 <table><tr><td><div style="width: 900px">wide</div></td></tr></table></article>"""
@@ -390,5 +398,6 @@ def test_the_faults_of_a_faulty_page_are_found(browser, tmp_path):
     assert seen.outside == ["http://example.invalid/outside.js"]
     assert "told" in seen.errors
     assert seen.raw_tex and seen.equations[0]["drawn"] == 0
+    assert seen.raw_markup == ["```{table} A caption", "{numref}"]
     assert seen.images == [{"source": "missing.png", "alt": "missing.png", "width": 0}]
     assert seen.overflow > 0 and seen.wide_tables == ["wide"]

@@ -32,7 +32,8 @@ def markdown(frame: pd.DataFrame, caption: str, name: str) -> str:
     numeric = [bool(cells[column].str.fullmatch(rf"[-+{_MINUS}]?[\d.]+( [±[].*)?").all()) for column in cells]
     body = cells.to_markdown(index=False, disable_numparse=True,
                              colalign=["right" if right else "left" for right in numeric])
-    return f"```{{table}} {' '.join(caption.split())}\n:name: {name}\n\n{body}\n```"
+    # Tildes, since the line that opens a fence of backticks must hold no other ones, and roles have some.
+    return f"~~~{{table}} {' '.join(caption.split())}\n:name: {name}\n\n{body}\n~~~"
 
 
 def signed(mean: float, low: float, high: float, digits: int = 1) -> str:
