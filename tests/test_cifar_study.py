@@ -313,6 +313,37 @@ def test_a_transition_that_is_chosen_again_is_read_by_the_same_rule(study):
     assert added.endswith("**a loss** (95 % t intervals; **interim**: 4 of 8 seeds).")
 
 
+def test_the_advice_is_what_the_intervals_carry(study):
+    assert tables.advice() == ""
+    searched_grids(study, 0.0, 8)
+    steps = tables.advice().splitlines()
+    assert [step[:2] for step in steps] == ["1.", "2."]
+    assert "search its learning rate first" in steps[0] and "top-5 by +2.00 [+2.00, +2.00] points" in steps[0]
+    assert "The transition then shows no gain" in steps[1]
+    searched_grids(study, 0.01, 8)
+    assert "Then try the transition" in tables.advice() and "by +1." in tables.advice()
+    for cell in grids.load("cifar-again").cells:
+        if cell.variant == "again":
+            made = make_record(cell, ranks(cell.seed, 0.62, 0.86, 0.94, 0.99, 25, 100), CLASSES)
+            records.write(made, study.records / "cifar-again")
+    assert "The transition then costs accuracy in lists" in tables.advice(), "the setting that was chosen there counts"
+
+
+def test_the_advice_on_what_never_acted_and_on_smoothing(study, monkeypatch):
+    searched_grids(study, 0.0, 8, idle=True)
+    assert "ransition then" not in tables.advice() and "smoothing" not in tables.advice()
+    stay_still(study, "all")
+    monkeypatch.setattr(comparisons.memorisation, "__defaults__", ("ce", 2.0))  # nothing memorises
+    for grid in ("cifar-more", "cifar-main"):
+        for cell in grids.load(grid).cells:
+            if cell.setup == "fifth" and (k := {"ce": 25, "smoothed": 60}.get(cell.variant)):
+                made = make_record(cell, ranks(cell.seed, 0.6, 0.85, 0.92, 0.998, k, 100), CLASSES)
+                records.write(made, study.records / grid)
+    first, *_, last = tables.advice().splitlines()
+    assert first.startswith("1. **See whether cross entropy memorises") and "did not, with all of it, the" in first
+    assert "Leave out label smoothing" in last and last.endswith("with fifth of it.") and "99 % by +" in last
+
+
 def test_a_better_rate_at_which_the_transition_never_starts(study):
     searched_grids(study, 0.0, 8, idle=True)
     assert tables.better_rate().endswith("At the searched rate the transition never started.")

@@ -24,6 +24,8 @@ FIRST_LOOK = "first-study"
 SEARCHED_GRID = "cifar-entropy"
 #: Cross entropy and the transition at the recipe's rate and at the searched one.
 RATE_GRID = "cifar-rate"
+#: The transition with the setting that was chosen again at the searched rate.
+AGAIN_GRID = "cifar-again"
 RIVALS = ("transition", "smoothed")
 #: The setup that C5 speaks of.
 RESNET = "resnet"

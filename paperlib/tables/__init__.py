@@ -6,6 +6,7 @@ pages that have it already.
 """
 
 from paperlib.tables._text import markdown, points, signed
+from paperlib.tables.advice import advice
 from paperlib.tables.budget import budget_trades, lists, price, promises
 from paperlib.tables.classes import class_effects, class_sentence, probabilities, probability_sentence, scores
 from paperlib.tables.performance import (
@@ -51,11 +52,12 @@ from paperlib.tables.study import (
 from paperlib.tables.synthetic import losses_over_cells, phases, search
 
 __all__ = [
-    "METHODS", "accuracies", "aim", "answer", "augmentation_rates", "better_rate", "budget_trades", "calibration",
-    "candidate_differences", "candidates", "certificates", "choice_costs", "class_effects", "class_sentence",
-    "crossings", "determinism_costs", "differences", "ensemble_speedups", "environments", "equivalences",
-    "explorer_grids", "idle", "lists", "longer_lists", "loss_memory", "loss_shares", "loss_speed", "losses_over_cells",
-    "markdown", "measurements", "memorisation", "phases", "points", "posthoc_answer", "posthoc_differences", "price",
-    "primary", "probabilities", "probability_sentence", "promises", "rates", "reruns", "rival_speed", "run_list",
-    "scores", "search", "settings", "signed", "status", "training_rates", "verdicts",
+    "METHODS", "accuracies", "advice", "aim", "answer", "augmentation_rates", "better_rate", "budget_trades",
+    "calibration", "candidate_differences", "candidates", "certificates", "choice_costs", "class_effects",
+    "class_sentence", "crossings", "determinism_costs", "differences", "ensemble_speedups", "environments",
+    "equivalences", "explorer_grids", "idle", "lists", "longer_lists", "loss_memory", "loss_shares", "loss_speed",
+    "losses_over_cells", "markdown", "measurements", "memorisation", "phases", "points", "posthoc_answer",
+    "posthoc_differences", "price", "primary", "probabilities", "probability_sentence", "promises", "rates",
+    "reruns", "rival_speed", "run_list", "scores", "search", "settings", "signed", "status", "training_rates",
+    "verdicts",
 ]

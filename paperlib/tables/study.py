@@ -5,6 +5,7 @@ import math
 import pandas as pd
 
 from paperlib import analysis, grids
+from paperlib.analysis.study import AGAIN_GRID, SEARCHED_GRID
 from paperlib.grids import Grid, GridLike
 from paperlib.tables._text import named, points, rows, sign, signed, values_tried
 
@@ -115,7 +116,7 @@ def settings(grid_name: str) -> pd.DataFrame:
 
 def better_rate() -> str:
     """What a better learning rate gains, and whether the transition adds to it, as MyST; empty before that has run."""
-    both, searched = analysis.rate_part(), analysis.finished("cifar-entropy", ["transition"])
+    both, searched = analysis.rate_part(), analysis.finished(SEARCHED_GRID, ["transition"])
     if not both or not searched or "ce-searched" not in both.variants:
         return ""
     peak = {name: next(cell.config.lr for cell in both.cells if cell.variant == name) for name in both.variants}
@@ -129,7 +130,7 @@ def better_rate() -> str:
     if analysis.idle(searched):
         return text + ". At the searched rate the transition never started."
     text += f". At the searched rate the transition {_added(searched, 'transition')}"
-    again = analysis.beyond_main("cifar-again")
+    again = analysis.beyond_main(AGAIN_GRID)
     if again and not analysis.idle(again, "again"):
         text += f" With the setting that validation images chose at that rate it {_added(again, 'again')}"
     return text
