@@ -244,6 +244,7 @@ def test_the_number_of_epochs_is_counted_and_not_timed(study):
     write(study, "cifar-budget")
     move(study, "all-twice", (0, 1, 2), slower=3, device="another", finished=LATER)
     twice = trade().loc["all", "epochs20"]
+    assert trade().loc["all", "counted"].to_dict() == {"epochs20": True, "width32": False, "width96": False}
     assert (twice.timed, twice.price) == (3, "dearer") and twice.extra_low == pytest.approx(twice.extra_high)
     assert twice.time == pytest.approx(2)
 

@@ -304,49 +304,83 @@ def test_a_transition_that_is_chosen_again_is_read_by_the_same_rule(study):
     searched_grids(study, 0.01, 8)
     before = tables.better_rate()
     assert "chose at that rate" not in before
-    for cell in grids.load("cifar-again").cells:
-        if cell.variant == "again" and cell.seed < 4:
-            made = make_record(cell, ranks(cell.seed, 0.62, 0.86, 0.94, 0.99, 25, 100), CLASSES)
-            records.write(made, study.records / "cifar-again")
+    run_again(study, 0.62, 0.86, seeds=4)
     added = tables.better_rate().removeprefix(before)
     assert " chose at that rate it changes top-5 by \N{MINUS SIGN}1." in added
     assert added.endswith("**a loss** (95 % t intervals; **interim**: 4 of 8 seeds).")
 
 
-def test_the_advice_is_what_the_intervals_carry(study):
-    assert tables.advice() == ""
-    searched_grids(study, 0.0, 8)
-    steps = tables.advice().splitlines()
-    assert [step[:2] for step in steps] == ["1.", "2."]
-    assert "search its learning rate first" in steps[0] and "top-5 by +2.00 [+2.00, +2.00] points" in steps[0]
-    assert "The transition then shows no gain" in steps[1]
-    searched_grids(study, 0.01, 8)
-    assert "Then try the transition" in tables.advice() and "by +1." in tables.advice()
+def memorise(monkeypatch, margin: float) -> None:
+    """As if a setup memorised from this gap of accuracies on."""
+    monkeypatch.setattr(comparisons.memorisation, "__defaults__", ("ce", margin))
+
+
+def run_again(study: Study, top1: float, top5: float, seeds: int = 8, idle: bool = False) -> None:
+    """Records of the transition that was chosen again at the searched rate."""
     for cell in grids.load("cifar-again").cells:
-        if cell.variant == "again":
-            made = make_record(cell, ranks(cell.seed, 0.62, 0.86, 0.94, 0.99, 25, 100), CLASSES)
-            records.write(made, study.records / "cifar-again")
-    assert "The transition then costs accuracy in lists" in tables.advice(), "the setting that was chosen there counts"
+        if cell.variant == "again" and cell.seed < seeds:
+            made = make_record(cell, ranks(cell.seed, top1, top5, 0.94, 0.99, 25, 100), CLASSES)
+            history = [{**row, "strength": 0.0 if idle else row["strength"]} for row in made.history]
+            records.write(dataclasses.replace(made, history=history), study.records / "cifar-again")
 
 
-def test_the_advice_on_what_never_acted_and_on_smoothing(study, monkeypatch):
+def test_the_advice_is_what_the_intervals_carry(study, monkeypatch):
+    assert tables.advice() == ""
+    memorise(monkeypatch, -2.0)
+    searched_grids(study, 0.0, 8)
+    look, rate, transition = tables.advice().splitlines()
+    assert look.startswith("1. **See whether") and "never started" not in look
+    assert rate.startswith("2. **Where it memorises, search its learning rate first.")
+    assert "0.75 in place of 0.25, changed top-5 by +2.00 [+2.00, +2.00] points" in rate and "(8 seeds)" in rate
+    assert transition.startswith("3. **Leave the transition out at") and "chose at the recipe's rate" in transition
+    memorise(monkeypatch, 2.0)
+    assert len(tables.advice().splitlines()) == 1, "nothing memorises: no step for where it does"
+
+
+@pytest.mark.parametrize(("top1", "top5", "seeds", "head"), [
+    (0.62, 0.88, 8, "Try the transition"), (0.62, 0.873, 8, "Expect little of the transition"),
+    (0.60, 0.88, 8, "The transition trades top-1 for top-5"), (0.62, 0.86, 8, "Leave the transition out"),
+    (0.62, 0.88, 4, "Try the transition"),
+])
+def test_the_setting_that_was_chosen_at_the_rate_is_the_one_advised(study, monkeypatch, top1, top5, seeds, head):
+    memorise(monkeypatch, -2.0)
+    searched_grids(study, 0.0, 8)
+    run_again(study, top1, top5, seeds)
+    step = tables.advice().splitlines()[-1]
+    assert step.startswith(f"3. **{head} at the searched rate.**") and "chose at the searched rate it changed" in step
+    assert ("**interim**: 4 of 8 seeds" in step) is (seeds == 4)
+
+
+def test_the_advice_on_what_never_acted_on_scores_and_on_smoothing(study, monkeypatch):
     searched_grids(study, 0.0, 8, idle=True)
-    assert "ransition then" not in tables.advice() and "smoothing" not in tables.advice()
+    run_again(study, 0.62, 0.87, idle=True)
     stay_still(study, "all")
-    monkeypatch.setattr(comparisons.memorisation, "__defaults__", ("ce", 2.0))  # nothing memorises
     for grid in ("cifar-more", "cifar-main"):
         for cell in grids.load(grid).cells:
             if cell.setup == "fifth" and (k := {"ce": 25, "smoothed": 60}.get(cell.variant)):
                 made = make_record(cell, ranks(cell.seed, 0.6, 0.85, 0.92, 0.998, k, 100), CLASSES)
                 records.write(made, study.records / grid)
-    first, *_, last = tables.advice().splitlines()
-    assert first.startswith("1. **See whether cross entropy memorises") and "did not, with all of it, the" in first
-    assert "Leave out label smoothing" in last and last.endswith("with fifth of it.") and "99 % by +" in last
+    memorises = pd.DataFrame({"setup": ["fifth", "all"], "memorises": [True, False]})
+    monkeypatch.setattr(analysis, "memorisation", lambda grid: memorises)
+    look, rate, smoothing = tables.advice().splitlines()
+    assert "Where it did not (all of it), the transition" in look and "search" in rate
+    assert "raised the number of candidates for 99 % from" in smoothing and "(fifth of it; +" in smoothing
+    adjusted = pd.DataFrame([{"variant": "ce", "method": "chosen", "k": 5, "mean": 0.01, "low": 0.005, "high": 0.015,
+                              "target": 0.99, "difference": -3.0}])
+    monkeypatch.setattr(analysis, "posthoc_differences", lambda grid: adjusted)
+    monkeypatch.setattr(analysis, "posthoc_candidates", lambda grid, targets: adjusted)
+    monkeypatch.setattr(analysis, "posthoc_part", analysis.finished)
+    scores = tables.advice().splitlines()[2]
+    assert "top-5 by +1.00 [+0.50, +1.50] points" in scores and "by \N{MINUS SIGN}3.0 [" in scores
+    adjusted["low"] = -0.005
+    assert len(tables.advice().splitlines()) == 3
 
 
 def test_a_better_rate_at_which_the_transition_never_starts(study):
     searched_grids(study, 0.0, 8, idle=True)
     assert tables.better_rate().endswith("At the searched rate the transition never started.")
+    run_again(study, 0.62, 0.88)
+    assert tables.better_rate().endswith("**a gain remains** (95 % t intervals; 8 seeds).")
     assert set(analysis.rate_part().variants) == {"ce", "transition", "ce-searched"}
 
 

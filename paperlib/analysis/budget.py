@@ -197,10 +197,11 @@ def budget_trades(grid_names: Sequence[GridLike] = BUDGET_GRIDS, baseline: str =
 
     Returns:
         One row a setup, change and target, from the seeds that have both runs. Columns: setup, change, kind, label,
-        target, n (seeds), saved (candidates fewer than the standard run, mean), low, high, timed (seeds that have
-        a run to be timed by; the columns that follow are of these), time (median multiple), extra
-        (core-minutes more, mean), extra_low, extra_high (t interval), price, rate (candidates saved for each
-        core-minute more; of what is cheaper, lost for each core-minute less), rate_low, rate_high.
+        target, n (seeds), saved (candidates fewer than the standard run, mean), low, high, counted (an image costs
+        what it costs the standard run: the time is counted, not measured), timed (seeds that have a run to be timed
+        by; the columns that follow are of these), time (median multiple), extra (core-minutes more, mean), extra_low,
+        extra_high (t interval), price, rate (candidates saved for each core-minute more; of what is cheaper, lost for
+        each core-minute less), rate_low, rate_high.
 
     Raises:
         ValueError: records that must not be compared.
@@ -222,11 +223,11 @@ def budget_trades(grid_names: Sequence[GridLike] = BUDGET_GRIDS, baseline: str =
             cost = _cost(change, standard, level)
             rows += [{"setup": setup, "change": change.name, "kind": change.kind, "label": change.label,
                       "target": target, "n": len(seeds), "saved": band.estimate[i], "low": band.low[i],
-                      "high": band.high[i], **cost,
+                      "high": band.high[i], "counted": change.same_work, **cost,
                       **_rate([each[s][i] for s in _times(change, standard)[1]], change, standard, cost, level)}
                      for i, target in enumerate(targets)]
-    columns = ["setup", "change", "kind", "label", "target", "n", "saved", "low", "high", "timed", "time", "extra",
-               "extra_low", "extra_high", "price", "rate", "rate_low", "rate_high"]
+    columns = ["setup", "change", "kind", "label", "target", "n", "saved", "low", "high", "counted", "timed", "time",
+               "extra", "extra_low", "extra_high", "price", "rate", "rate_low", "rate_high"]
     return pd.DataFrame(rows, columns=columns)
 
 

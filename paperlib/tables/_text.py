@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from paperlib import analysis, grids
-from paperlib.grids import GridLike
+from paperlib.grids import Grid, GridLike
 
 _MINUS = "\N{MINUS SIGN}"
 
@@ -95,6 +95,12 @@ def named(frame: pd.DataFrame, grid_name: GridLike,
 
 def rows(frame: pd.DataFrame) -> Any:
     return frame.itertuples(index=False)
+
+
+def seeds_of(part: Grid) -> str:
+    """How many seeds a finished part of a grid has; *interim* while more are planned."""
+    done, planned = len(part.seeds), len(grids.load(part.name).seeds)
+    return f"{done} seeds" if done == planned else f"**interim**: {done} of {planned} seeds"
 
 
 def title(grid_name: GridLike) -> str:

@@ -1,83 +1,102 @@
-"""What a practitioner is to do, in short: each step stands there only while an interval of the records carries it."""
+"""What a practitioner is to do, in short, as far as the study has come; the words of a step follow its intervals."""
 
 from collections.abc import Iterator
 
 from paperlib import analysis
-from paperlib.analysis.comparisons import PRIMARY_GRID
+from paperlib.analysis.comparisons import MARGIN, MEMORISES, PRIMARY_GRID
 from paperlib.analysis.study import AGAIN_GRID, SEARCHED_GRID
 from paperlib.grids import Grid
-from paperlib.tables._text import points, rows, signed
+from paperlib.tables._text import points, rows, seeds_of, signed
 
 TARGET = 0.99
+#: Where cross entropy memorises, if it does: all steps that are about that rest on this setup.
+SETUP = "fifth"
 
 
 def advice() -> str:
     """The answer of the study on CIFAR-100 as a numbered list in MyST; empty while nothing of it has finished.
 
-    Differences of accuracy are in percentage points with 95 % t intervals over seeds, those of adjusted scores jointly
+    Differences of accuracy are in percentage points with 95 % t intervals over seeds, that of adjusted scores jointly
     over k; differences in candidates have 95 % intervals over seeds and images.
     """
     main = analysis.finished(PRIMARY_GRID)
     if main is None:
         return ""
-    steps = [*_nothing_to_gain(main), *_rate(), *_transition(), *_scores(), *_smoothing(main)]
+    memorises = analysis.memorisation(main).set_index("setup")["memorises"]
+    steps = [_look([setup for setup in analysis.idle(main) if not memorises[setup]], main)]
+    if memorises.get(SETUP, False):
+        steps += [*_rate(), *_scores(), *_transition()]
+    steps += _smoothing(main)
     return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
 
 
-def _nothing_to_gain(main: Grid) -> Iterator[str]:
-    memorises = analysis.memorisation(main).set_index("setup")["memorises"]
-    still = [analysis.labels(main)[setup] for setup in analysis.idle(main) if not memorises[setup]]
-    if still:
-        yield ("**See whether cross entropy memorises its training images** ({doc}`03-plan` says what counts). "
-               f"Where it did not, with {' and '.join(still)}, the transition that validation images chose never "
-               "started: stay with cross entropy.")
+def _look(still: list[str], main: Grid) -> str:
+    text = ("**See whether cross entropy memorises**: whether its top-1 accuracy on its own training images ends at "
+            f"least {100 * MEMORISES:g} points above that on validation images.")
+    names = " and ".join(analysis.labels(main)[setup] for setup in still)
+    return text + (f" Where it did not ({names}), the transition that validation images chose never started: there is "
+                   "nothing for it to do." if still else "")
 
 
 def _rate() -> Iterator[str]:
     part = analysis.rate_part()
     if part is None or "ce-searched" not in part.variants:
         return
-    found = analysis.differences(part, ks=(1, 5))
-    if found.query("variant == 'ce-searched' and k == 5")["low"].item() > 0:
-        yield f"**Where it does, search its learning rate first.** {_changed(part, 'ce-searched', 'The one found')}"
-
-
-def _transition() -> Iterator[str]:
-    """At the searched rate, with the setting that was chosen for it as soon as that has run."""
-    for name, variant in ((AGAIN_GRID, "again"), (SEARCHED_GRID, "transition")):
-        part = analysis.beyond_main(name)
-        if part is None or variant not in analysis.acting(part, variant).variants:
-            continue
-        gain = analysis.differences(part, ks=(5,)).query("variant == @variant").iloc[0]
-        head = ("Then try the transition" if gain["low"] > 0 else "The transition then costs accuracy in lists"
-                if gain["high"] < 0 else "The transition then shows no gain")
-        yield f"**{head}.** {_changed(part, variant, 'At that rate it')}"
-        return
-
-
-def _changed(part: Grid, variant: str, subject: str) -> str:
-    """A sentence: what a variant changes against cross entropy in the only setup of a grid."""
-    setup = next(iter(part.setups))
-    found, saved = analysis.differences(part, ks=(1, 5)), analysis.candidate_differences(part, targets=(TARGET,))
-    row = saved[saved["variant"] == variant].iloc[0]
-    return (f"{subject} changed top-5 by {points(found, setup, variant, 5, 2)} points, top-1 by "
-            f"{points(found, setup, variant, 1, 2)}, and the number of candidates for {100 * TARGET:g} % by "
-            f"{signed(row['difference'], row['low'], row['high'])}.")
+    rates = {cell.variant: cell.config.lr for cell in part.cells}
+    if analysis.differences(part, ks=(5,)).query("variant == 'ce-searched'")["low"].item() > 0:
+        yield (f"**Where it memorises, search its learning rate first.** The rate that validation images chose, "
+               f"{rates['ce-searched']:g} in place of {rates['ce']:g}, {_changed(part, 'ce-searched')}, against cross "
+               f"entropy at the old rate ({seeds_of(part)}).")
 
 
 def _scores() -> Iterator[str]:
     found = analysis.posthoc_differences(SEARCHED_GRID)
-    for row in rows(found.query("variant == 'ce' and method == 'chosen' and k == 5 and low > 0")):
-        gain = signed(100 * row.mean, 100 * row.low, 100 * row.high, 2)
-        yield ("**Change the scores afterwards, if you have labelled images to spare.** Fitted to validation images, "
-               f"that changed top-5 of cross entropy by {gain} points at the same rate, and no network was trained "
-               "({doc}`03-posthoc`).")
+    own = found.query("variant == 'ce' and method == 'chosen' and k == 5 and low > 0")
+    part = analysis.posthoc_part(SEARCHED_GRID)
+    if part is None or own.empty:
+        return
+    gain, record = own.iloc[0], analysis.present(part)[0][1]
+    saved = analysis.posthoc_candidates(SEARCHED_GRID, targets=(TARGET,)).query(
+        "variant == 'ce' and method == 'chosen'").iloc[0]
+    yield ("**If you have labelled images to spare, change the scores of the trained network.** Fitted to "
+           f"{record.validation['n']:,} validation images, beside {record.data['train']:,} for training, that changed "
+           f"top-5 by {signed(100 * gain['mean'], 100 * gain['low'], 100 * gain['high'], 2)} points and the number of "
+           f"candidates for {100 * TARGET:g} % by {signed(saved['difference'], saved['low'], saved['high'])}, against "
+           f"cross entropy at the searched rate ({seeds_of(part)}; {{doc}}`03-posthoc`).")
+
+
+def _transition() -> Iterator[str]:
+    """At the searched rate, with the setting that was chosen for it as soon as that has run and acts."""
+    for name, variant, setting in ((AGAIN_GRID, "again", "the searched rate"),
+                                   (SEARCHED_GRID, "transition", "the recipe's rate")):
+        part = analysis.beyond_main(name)
+        if part is None or variant not in analysis.acting(part, variant).variants:
+            continue
+        aim = analysis.aim(part, variant).iloc[0]
+        head = ("Leave the transition out" if aim["top5_low"] <= 0 else
+                "Expect little of the transition" if aim["top5"] < MARGIN else
+                "The transition trades top-1 for top-5" if aim["aim"] == "missed" else "Try the transition")
+        yield (f"**{head} at the searched rate.** With the setting that validation images chose at {setting} it "
+               f"{_changed(part, variant)}, against cross entropy at the searched rate ({seeds_of(part)}).")
+        return
+
+
+def _changed(part: Grid, variant: str) -> str:
+    """What a variant changes against cross entropy in the only setup of a grid: the rest of a sentence."""
+    setup = next(iter(part.setups))
+    found, saved = analysis.differences(part, ks=(1, 5)), analysis.candidate_differences(part, targets=(TARGET,))
+    row = saved[saved["variant"] == variant].iloc[0]
+    return (f"changed top-5 by {points(found, setup, variant, 5, 2)} points, top-1 by "
+            f"{points(found, setup, variant, 1, 2)}, and the number of candidates for {100 * TARGET:g} % by "
+            f"{signed(row['difference'], row['low'], row['high'])}")
 
 
 def _smoothing(main: Grid) -> Iterator[str]:
-    found = analysis.candidate_differences(main, targets=(TARGET,))
-    costs = [f"{signed(row.difference, row.low, row.high)} with {analysis.labels(main)[row.setup]}"
+    found, needed = (of(main, targets=(TARGET,)) for of in (analysis.candidate_differences, analysis.candidates))
+    length = needed.set_index(["setup", "variant"])["k"]
+    costs = [f"from {length[row.setup, 'ce']:.1f} to {length[row.setup, 'smoothed']:.1f} "
+             f"({analysis.labels(main)[row.setup]}; {signed(row.difference, row.low, row.high)})"
              for row in rows(found.query("variant == 'smoothed' and low > 0"))]
     if costs:
-        yield ("**Leave out label smoothing if you show long lists.** It changed the number of candidates for "
-               f"{100 * TARGET:g} % by {' and by '.join(costs)}.")
+        yield ("**Leave out label smoothing if you show long lists.** At the recipe's rate it raised the number of "
+               f"candidates for {100 * TARGET:g} % {' and '.join(costs)}.")

@@ -4,10 +4,10 @@ import math
 
 import pandas as pd
 
-from paperlib import analysis, grids
+from paperlib import analysis
 from paperlib.analysis.study import AGAIN_GRID, SEARCHED_GRID
 from paperlib.grids import Grid, GridLike
-from paperlib.tables._text import named, points, rows, sign, signed, values_tried
+from paperlib.tables._text import named, points, rows, seeds_of, sign, signed, values_tried
 
 
 def verdicts(frame: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -127,9 +127,8 @@ def better_rate() -> str:
             f"{points(over, 'fifth', 'ce-searched', 1, 2)} of top-1 over itself at the recipe's rate")
     if "transition" in both.variants:
         text += f"; the transition gains {points(over, 'fifth', 'transition', 5, 2)} of top-5 there"
-    if analysis.idle(searched):
-        return text + ". At the searched rate the transition never started."
-    text += f". At the searched rate the transition {_added(searched, 'transition')}"
+    text += ". At the searched rate the transition "
+    text += "never started." if analysis.idle(searched) else _added(searched, "transition")
     again = analysis.beyond_main(AGAIN_GRID)
     if again and not analysis.idle(again, "again"):
         text += f" With the setting that validation images chose at that rate it {_added(again, 'again')}"
@@ -138,13 +137,12 @@ def better_rate() -> str:
 
 def _added(grid: Grid, variant: str) -> str:
     """What a transition adds to cross entropy at its searched rate, by the plan's rule: the rest of a sentence."""
-    found, planned = analysis.differences(grid, ks=(1, 5)), len(grids.load(grid.name).seeds)
+    found = analysis.differences(grid, ks=(1, 5))
     gain = found[(found["variant"] == variant) & (found["k"] == 5)].iloc[0]
-    seeds = f"{gain.n:g} seeds" if gain.n == planned else f"**interim**: {gain.n:g} of {planned} seeds"
     answer = "a gain remains" if gain.low > 0 else "a loss" if gain.high < 0 else "no gain is shown"
     return (f"changes top-5 by {points(found, 'searched', variant, 5, 2)} and top-1 by "
             f"{points(found, 'searched', variant, 1, 2)} points against cross entropy at the same rate: **{answer}** "
-            f"(95 % t intervals; {seeds}).")
+            f"(95 % t intervals; {seeds_of(grid)}).")
 
 
 def primary(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
