@@ -57,6 +57,8 @@ def study(tmp_path, monkeypatch):
     parts = [SETUP.replace("NAME", name).replace("KEYS", keys) for name, keys in SETUPS.items()]
     study.grid("cifar-more", HEAD + "".join(parts) + VARIANTS)
     study.grid("cifar-main", HEAD + "".join(parts[:2]) + VARIANTS + SMOOTHED)
+    few = 'model = "resnet18"\ntrain_fraction = 0.2'
+    study.grid("cifar-resnet", HEAD + SETUP.replace("NAME", "resnet-fifth").replace("KEYS", few) + VARIANTS)
     return study
 
 
@@ -218,8 +220,8 @@ def test_the_first_look_speaks_until_the_study_does(study):
 def other_grids(study: Study) -> None:
     """The grids of rivals that the chapter asks for; nothing of them has run."""
     fifth = SETUP.replace("NAME", "fifth").replace("KEYS", SETUPS["fifth"])
-    for name in ("cifar-entropy", "cifar-rate", "cifar-again", "cifar-rivals", "cifar-clock", "cifar-train-k",
-                 "cifar-finetune", "cifar-losses"):
+    for name in ("cifar-entropy", "cifar-rate", "cifar-again", "cifar-resnet", "cifar-rivals", "cifar-clock",
+                 "cifar-train-k", "cifar-finetune", "cifar-losses"):
         study.grid(name, HEAD + fifth + VARIANTS + variant("entropy", "e", preset="entropy"))
     (study.grids / "presets.json").write_text('{"entropy": null}')
 
@@ -228,17 +230,17 @@ def test_the_chapter_shows_what_has_finished_and_says_what_has_not(study, monkey
     other_grids(study)
     monkeypatch.setattr(presets, "document", lambda: {"transition": None, "entropy": None})
     _, text = run_page("03-results", monkeypatch)
-    assert text.count("Not yet complete") == 13 and "{table}" not in text
+    assert text.count("Not yet complete") == 14 and "{table}" not in text
     assert "The transition is not chosen yet." in text
     run(study, seeds=4, setups=("fifth",))
     _, text = run_page("03-results", monkeypatch)
-    assert "tab-study-accuracy" in text and "tab-aim" in text and text.count("Not yet complete") == 7
+    assert "tab-study-accuracy" in text and "tab-aim" in text and text.count("Not yet complete") == 8
     run(study, seeds=7)
     _, text = run_page("03-results", monkeypatch)
     assert "**Interim**: 4 of 8 seeds, with which no p-value gets below 0.125." in text
     run(study)
     _, text = run_page("03-results", monkeypatch)
-    assert "tab-primary" in text and "Interim" not in text and text.count("Not yet complete") == 6
+    assert "tab-primary" in text and "Interim" not in text and text.count("Not yet complete") == 7
     assert tables.longer_lists("cifar-main", "transition", frame=pd.DataFrame([
         {"setup": setup, "variant": "transition", "target": 0.99, "difference": gap, "low": gap - 1, "high": gap + 1}
         for setup, gap in (("fifth", -3.0), ("all", 0.0))])) == (
@@ -261,7 +263,7 @@ def test_what_goes_beyond_the_main_comparison_waits_for_its_own_runs(study, monk
     assert list(analysis.beyond_main("cifar-finetune").variants) == ["ce", "transition", "late"]
     monkeypatch.setattr(presets, "document", lambda: {"transition": None, "entropy": None})
     _, text = run_page("03-results", monkeypatch)
-    assert "tab-cifar-finetune" in text and text.count("Not yet complete") == 5
+    assert "tab-cifar-finetune" in text and text.count("Not yet complete") == 6
 
 
 def searched_grids(study: Study, gain: float, seeds: int, idle: bool = False) -> None:
@@ -486,14 +488,36 @@ def test_a_transition_that_never_left_cross_entropy_tests_nothing(study):
     assert found["verdict"].to_dict() == {"C2": "reproduced", "C3": "partly", "C4": "partly", "C5": "not yet tested"}
     assert found.loc["C3", "change"] == (
         "reproduced needs 1 setup more. At most partly: the transition never started in 2 setups")
-    assert set(found["evidence"]) == {"the study"}
+    assert found["evidence"].tolist() == ["the study"] * 3 + ["the study so far"]
     assert "all of it: the transition never started, lead +" in found.loc["C2", "ours"]
     assert all(f"{setup} of it: the transition never started" in found.loc[key, "ours"]
                for key in ("C3", "C4") for setup in ("all", "resnet"))
     assert "memorises" in found.loc["C5", "change"]
     study.grid("first-study", (study.grids / "cifar-main.toml").read_text())
     today = analysis.verdicts_today(draws=60).set_index("id")
-    assert today.loc["C5", "ours"] == "the transition never started"
+    assert today.loc["C5", "ours"] == "all images: the transition never started"
+
+
+@pytest.mark.parametrize(("k", "seeds", "still", "verdict", "ours"), [
+    (25, 8, False, "reproduced", "a fifth of them: \N{MINUS SIGN}8.0 ["),
+    (33, 8, False, "not reproduced", "a fifth of them: "), (25, 4, False, "reproduced", "4 seeds"),
+    (25, 3, False, "not yet tested", "all images: the transition never started"),
+    (33, 8, True, "not yet tested", "nor with a fifth of them"),
+])
+def test_c5_is_decided_with_few_images_where_all_of_them_decide_nothing(study, k, seeds, still, verdict, ours):
+    run(study)
+    for cell in grids.load("cifar-resnet").cells:
+        if cell.seed < seeds:
+            last = 33 if cell.variant == "ce" else k
+            made = make_record(cell, ranks(cell.seed, 0.60, 0.85, 0.91, 0.99, last, last + 1), CLASSES)
+            history = [{**row, "strength": 0.0 if still else row["strength"]} for row in made.history]
+            records.write(dataclasses.replace(made, history=history), study.records / "cifar-resnet")
+    before = analysis.study_verdicts(draws=60).set_index("id").loc["C5"]
+    assert (before["verdict"], before["evidence"]) == ("reproduced", "the study") and "fifth" not in before["ours"]
+    stay_still(study, "resnet")
+    found = analysis.study_verdicts(draws=60).set_index("id").loc["C5"]
+    assert found["verdict"] == verdict and ours in found["ours"]
+    assert found["evidence"] == ("the study" if seeds == 8 else "the study so far")
 
 
 def test_the_chapter_shows_a_transition_that_never_left_cross_entropy(study, monkeypatch):

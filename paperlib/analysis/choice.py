@@ -6,9 +6,9 @@ goes first, then the largest gain in top-5 on a fifth of the images, where cross
 the map's order. At the rate that was searched for cross entropy two seeds choose once more, by the same rule.
 
 Learning rates. Each loss is trained at several rates, in steps of three, with two seeds on a fifth of the images, for
-20 of its 50 epochs; cross entropy also with all images and with wrong labels. It keeps the recipe's rate, unless
-another one is better by more than 0.5 points of top-5 on average. While one chooses the highest rate, nothing is
-chosen: the range has to grow.
+20 of its 50 epochs; cross entropy also with all images, with wrong labels and with ResNet-18. It keeps the recipe's
+rate, unless another one is better by more than 0.5 points of top-5 on average. While one chooses the highest rate,
+nothing is chosen: the range has to grow.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ TOLERATED = 0.005
 #: How much better in top-5 another rate must be than the recipe's (accuracy).
 CLEARLY = 0.005
 #: Presets of rates: the grids that they are chosen from, by the name of the variant in them.
-SEARCHES = ("search-rivals", "search-all", "search-noise", "search-others")
+SEARCHES = ("search-rivals", "search-all", "search-noise", "search-resnet", "search-others")
 
 Choice = dict[str, Any]
 
