@@ -520,6 +520,18 @@ def test_c5_is_decided_with_few_images_where_all_of_them_decide_nothing(study, k
     assert found["evidence"] == ("the study" if seeds == 8 else "the study so far")
 
 
+def test_the_chapter_on_candidates_shows_setups_without_a_loss_to_compare(study, monkeypatch):
+    for name in ("cifar-budget", "cifar-setups"):
+        study.grid(name, (study.grids / "cifar-more.toml").read_text())
+    study.grid("cifar-rate", (study.grids / "cifar-main.toml").read_text())
+    study.grid("first-study", (study.grids / "cifar-main.toml").read_text())
+    run(study)
+    stay_still(study, "resnet", "all")
+    _, text = run_page("04-candidates", monkeypatch)
+    assert "**resnet of it**: the transition never started" in text and "tab-certified-setups" in text
+    assert "tab-saved-setups" not in text and "have finished; `python" not in text
+
+
 def test_the_chapter_shows_a_transition_that_never_left_cross_entropy(study, monkeypatch):
     other_grids(study)
     monkeypatch.setattr(presets, "document", lambda: {"transition": None, "entropy": None})
