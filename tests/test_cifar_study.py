@@ -308,7 +308,7 @@ def test_a_transition_that_is_chosen_again_is_read_by_the_same_rule(study):
     assert "chose at that rate" not in before
     run_again(study, 0.62, 0.86, seeds=4)
     added = tables.better_rate().removeprefix(before)
-    assert " chose at that rate it changes top-5 by \N{MINUS SIGN}1." in added
+    assert " chose at that rate, from 50 % training accuracy on, it changes top-5 by \N{MINUS SIGN}1." in added
     assert added.endswith("**a loss** (95 % t intervals; **interim**: 4 of 8 seeds).")
 
 
@@ -349,7 +349,7 @@ def test_the_setting_that_was_chosen_at_the_rate_is_the_one_advised(study, monke
     searched_grids(study, 0.0, 8)
     run_again(study, top1, top5, seeds)
     step = tables.advice().splitlines()[-1]
-    assert step.startswith(f"3. **{head} at the searched rate.**") and "chose at the searched rate it changed" in step
+    assert step.startswith(f"3. **{head} at the searched rate.**") and "chose at the searched rate, from" in step
     assert ("**interim**: 4 of 8 seeds" in step) is (seeds == 4)
 
 

@@ -103,6 +103,13 @@ def seeds_of(part: Grid) -> str:
     return f"{done} seeds" if done == planned else f"**interim**: {done} of {planned} seeds"
 
 
+def starts(part: Grid, variant: str) -> str:
+    """When a transition of a grid starts: the rest of a sentence."""
+    config = next(cell.config for cell in part.cells if cell.variant == variant)
+    of = "training accuracy" if config.strength_schedule == "fitted" else "of training"
+    return f"from {100 * config.ramp_start:g} % {of} on"
+
+
 def title(grid_name: GridLike) -> str:
     """What a grid of the synthetic study is about: its title without the head and without k."""
     return grids.load(grid_name).title.split(": ")[-1].split(", k = ")[0]

@@ -6,7 +6,7 @@ from paperlib import analysis
 from paperlib.analysis.comparisons import MARGIN, MEMORISES, PRIMARY_GRID
 from paperlib.analysis.study import AGAIN_GRID, SEARCHED_GRID
 from paperlib.grids import Grid
-from paperlib.tables._text import points, rows, seeds_of, signed
+from paperlib.tables._text import points, rows, seeds_of, signed, starts
 
 TARGET = 0.99
 #: Where cross entropy memorises, if it does: all steps that are about that rest on this setup.
@@ -44,7 +44,7 @@ def _rate() -> Iterator[str]:
         return
     rates = {cell.variant: cell.config.lr for cell in part.cells}
     if analysis.differences(part, ks=(5,)).query("variant == 'ce-searched'")["low"].item() > 0:
-        yield (f"**Where it memorises, search its learning rate first.** The rate that validation images chose, "
+        yield ("**Where it memorises, search its learning rate first.** The rate that validation images chose, "
                f"{rates['ce-searched']:g} in place of {rates['ce']:g}, {_changed(part, 'ce-searched')}, against cross "
                f"entropy at the old rate ({seeds_of(part)}).")
 
@@ -76,8 +76,9 @@ def _transition() -> Iterator[str]:
         head = ("Leave the transition out" if aim["top5_low"] <= 0 else
                 "Expect little of the transition" if aim["top5"] < MARGIN else
                 "The transition trades top-1 for top-5" if aim["aim"] == "missed" else "Try the transition")
-        yield (f"**{head} at the searched rate.** With the setting that validation images chose at {setting} it "
-               f"{_changed(part, variant)}, against cross entropy at the searched rate ({seeds_of(part)}).")
+        yield (f"**{head} at the searched rate.** With the setting that validation images chose at {setting}, "
+               f"{starts(part, variant)}, it {_changed(part, variant)}, against cross entropy at the searched rate "
+               f"({seeds_of(part)}).")
         return
 
 

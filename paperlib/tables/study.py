@@ -7,7 +7,7 @@ import pandas as pd
 from paperlib import analysis
 from paperlib.analysis.study import AGAIN_GRID, SEARCHED_GRID
 from paperlib.grids import Grid, GridLike
-from paperlib.tables._text import named, points, rows, seeds_of, sign, signed, values_tried
+from paperlib.tables._text import named, points, rows, seeds_of, sign, signed, starts, values_tried
 
 
 def verdicts(frame: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -131,7 +131,8 @@ def better_rate() -> str:
     text += "never started." if analysis.idle(searched) else _added(searched, "transition")
     again = analysis.beyond_main(AGAIN_GRID)
     if again and not analysis.idle(again, "again"):
-        text += f" With the setting that validation images chose at that rate it {_added(again, 'again')}"
+        text += (f" With the setting that validation images chose at that rate, {starts(again, 'again')}, it "
+                 f"{_added(again, 'again')}")
     return text
 
 
