@@ -19,7 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -121,12 +121,12 @@ def run(cells: Sequence[Cell], output: Output, *, stop: Callable[[], bool] = lam
     from paperlib import train  # torch is not needed to list what is missing
 
     failed = []
-    for cell in cells:
+    for place, cell in enumerate(cells):
         if stop():
             break
         run_id = cell.config.run_id
         report, checkpoint = output.failed / f"{run_id}.json", output.work / f"{run_id}.pt"
-        with output.claim(run_id) as claimed:
+        with output.claim(run_id) as claimed, ExitStack() as others:
             if not claimed:
                 continue
             try:
@@ -138,7 +138,7 @@ def run(cells: Sequence[Cell], output: Output, *, stop: Callable[[], bool] = lam
                     continue
                 say(name, quiet)
                 record = train.train(cell.config, checkpoint=checkpoint, stop=stop, commit=commit, quiet=quiet,
-                                     **options)
+                                     **options, **shared(cell, cells[place + 1 :], output, others))
                 output.add(record)
                 checkpoint.unlink(missing_ok=True)
                 report.unlink(missing_ok=True)
@@ -155,6 +155,20 @@ def run(cells: Sequence[Cell], output: Output, *, stop: Callable[[], bool] = lam
                            "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
                 records.write_atomically(report, json.dumps(content, indent=1) + "\n")
     return failed
+
+
+def shared(cell: Cell, later: Sequence[Cell], output: Output, claims: ExitStack) -> dict[str, Any]:
+    """An option of training: the cells to come that begin as this one does, claimed until ``claims`` ends."""
+    from paperlib.branches import begin_alike
+
+    found = {}
+    for other in later:
+        run_id = other.config.run_id
+        if begin_alike(cell.config, other.config) and claims.enter_context(output.claim(run_id)):
+            with suppress(OSError, ValueError):  # a record that cannot be read is told of when it is that cell's turn
+                if not output.has(run_id):
+                    found[other.config] = output.work / f"{run_id}.pt"
+    return {"branches": found} if found else {}
 
 
 def prepared(kit: Kit, output: Output) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from paperlib import data, ensemble, environment, losses, metrics, models, predictions, schedules
+from paperlib.branches import Branches, Run, open_runs
 from paperlib.checkpoint import Checkpoint, State
 from paperlib.config import PROTOCOL, RunConfig
 from paperlib.data import EvaluationLoader, Normalizer, Splits, TrainLoader
 from paperlib.engine import Engine, Loss, autocast, widened
-from paperlib.parts import FOLLOWS
 from paperlib.parts import TRACKING_RATE as TRACKING_RATE
 from paperlib.parts import TrainingDivergedError as TrainingDivergedError
 from paperlib.parts import TrainingInterruptedError as TrainingInterruptedError
@@ -45,7 +45,8 @@ class Loaders:
 
 
 def fit(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, *, checkpoint: Checkpoint | None = None,
-        stop: Callable[[], bool] | None = None, engine: Engine | None = None, quiet: bool = False) -> State:
+        stop: Callable[[], bool] | None = None, engine: Engine | None = None, quiet: bool = False,
+        branches: Sequence[Run] = ()) -> State:
     """Train ``model`` in place, resuming from ``checkpoint`` if that exists.
 
     Args:
@@ -58,6 +59,8 @@ def fit(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, *, ch
         stop: asked after every step; True saves a checkpoint and stops.
         engine: None: what :meth:`paperlib.engine.Engine.choose` takes for the device, compiled on CUDA.
         quiet: print nothing.
+        branches: runs that may be this one until their losses part; each then has a checkpoint to go on from, see
+            :mod:`paperlib.branches`.
 
     Returns:
         The final state, with one history entry an epoch.
@@ -72,7 +75,9 @@ def fit(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, *, ch
     optimizer = make_optimizer(model, config)
     state = (checkpoint.restore(model, optimizer) if checkpoint else State()).to(device)
     forward, draws = engine.step(model, loss, config.precision == "bf16"), loss_draws(model, loaders, config)
-    steps, k, follows = len(loaders.train), config.shown_k, FOLLOWS.get(config.strength_schedule, 1)
+    trunk = Run(config, loss, state, checkpoint)
+    along = Branches(trunk, list(branches), model)
+    steps = len(loaders.train)
     total = config.epochs * steps
     progress = Progress(f"{config.loss} {config.run_id}", total, state.epoch * steps + state.step, quiet=quiet)
     clock = Clock(device, state.timing, loaders.train.batch_size)
@@ -84,8 +89,11 @@ def fit(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, *, ch
             model.train()
             for inputs, labels in loaders.train.epoch(epoch, state.step, resolution):
                 done = epoch * steps + state.step
+                if leaving := along.leaving((done + 0.5) / total):
+                    clock.pause()
+                    along.part(leaving, model, optimizer)
                 lr = set_learning_rate(optimizer, schedules.learning_rate(config, done, total))
-                strength = strength_now(config, (done + 0.5) / total, state.tracked)
+                strength = trunk.strength((done + 0.5) / total)
                 changes = draws(epoch, state.step) if strength is None else {"strength": strength}
                 look = partial(check_finite, config=config, epoch=epoch, step=state.step, lr=lr)
                 optimizer.zero_grad()
@@ -93,14 +101,15 @@ def fit(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, *, ch
                 look(value)
                 value.backward()
                 optimizer.step()
-                count(state, logits.detach(), labels, value.detach(), k, follows)
-                state.step += 1
+                for run in (trunk, *along.runs):
+                    run.count(logits.detach(), labels, value.detach())
                 clock.tick()
                 progress.step()
                 stopping = stop is not None and stop()
                 if checkpoint and (checkpoint.due or stopping):
                     clock.pause()
-                    checkpoint.save(model, optimizer, state)
+                    trunk.save(model, optimizer)
+                    along.save(model, optimizer)
                 if stopping:
                     progress.close()
                     raise TrainingInterruptedError(f"run {config.run_id} stopped as asked, in epoch {epoch + 1}")
@@ -108,12 +117,15 @@ def fit(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, *, ch
             # Again as in the last step: a run that was stopped right after it resumes here, without a step.
             done = (epoch + 1) * steps - 1
             lr = schedules.learning_rate(config, done, total)
-            strength = strength_now(config, (done + 0.5) / total, state.tracked)
-            last = {"epoch": epoch + 1, "progress": (epoch + 1) / config.epochs, "lr": lr,
-                    "strength": None if strength is None else float(strength), "resolution": resolution}
-            state.history.append(last | epoch_results(model, loss, loaders, config, state))
+            last = {"epoch": epoch + 1, "progress": (epoch + 1) / config.epochs, "lr": lr}
+            checked = validated(model, loaders, trunk)
+            for run in (trunk, *along.runs):
+                strength = run.strength((done + 0.5) / total)
+                now = {"strength": None if strength is None else float(strength), "resolution": resolution}
+                run.state.history.append(last | now | epoch_results(run, steps * loaders.train.batch_size, checked))
+                run.state.epoch, run.state.step, run.state.sums = epoch + 1, 0, torch.zeros_like(state.sums)
             progress.epoch(state.history[-1], config.epochs)
-            state.epoch, state.step, state.sums = epoch + 1, 0, torch.zeros_like(state.sums)
+    along.save(model, optimizer)
     progress.close()
     return state
 
@@ -129,7 +141,8 @@ def train(config: RunConfig, **options: Any) -> Record:
 def trained(config: RunConfig, *, device: torch.device | str | None = None, checkpoint: Path | str | None = None,
             stop: Callable[[], bool] | None = None, commit: str | None = None, threads: int = 1,
             compile: bool | None = None, deterministic: bool = False, keep: Path | str | None = None,
-            quiet: bool = False) -> tuple[Record, nn.Module, Splits]:
+            quiet: bool = False,
+            branches: Mapping[RunConfig, Path | str] | None = None) -> tuple[Record, nn.Module, Splits]:
     """Train one configuration and return the record, the network and the data.
 
     Args:
@@ -143,6 +156,8 @@ def trained(config: RunConfig, *, device: torch.device | str | None = None, chec
         deterministic: the same bits again on the same GPU, at some cost in speed; a CPU repeats itself anyway.
         keep: folder that takes the logits of the evaluated splits; see :mod:`paperlib.predictions`.
         quiet: print nothing.
+        branches: runs still to be trained, with their checkpoints; those that begin as this one does need not begin
+            again, see :mod:`paperlib.branches`. In a compiled step they would be another graph: not there.
 
     Raises:
         ValueError: data set, model, loss or one of their options is unknown or out of range, or ``deterministic`` and
@@ -167,7 +182,9 @@ def trained(config: RunConfig, *, device: torch.device | str | None = None, chec
             EvaluationLoader(splits.validation, normalizer, place))
         model = make_model(config, splits, normalizer, place)
         saved = Checkpoint(checkpoint, config.run_id) if checkpoint else None
-        state = fit(model, loss, loaders, config, checkpoint=saved, stop=stop, engine=engine, quiet=quiet)
+        along = [] if engine.compiled else open_runs(branches or {}, splits.num_classes, place)
+        state = fit(model, loss, loaders, config, checkpoint=saved, stop=stop, engine=engine, quiet=quiet,
+                    branches=along)
         test = EvaluationLoader(splits.test, normalizer, place) if config.evaluate_test else None
         record = Record(
             schema=SCHEMA, run_id=config.run_id, protocol=PROTOCOL, config=config.to_dict(),
@@ -218,43 +235,50 @@ def loss_draws(model: nn.Module, loaders: Loaders, config: RunConfig) -> Callabl
     return draw
 
 
-def count(state: State, logits: Tensor, labels: Tensor, value: Tensor, k: int, follows: int = 1) -> None:
-    """Add one batch to the epoch's sums, and its top-1 (0) or top-k (1) hits to what is tracked; never waits."""
-    ahead = (logits > logits.gather(1, labels.unsqueeze(1))).sum(dim=1)
-    hits = torch.stack([(ahead < 1).sum(), (ahead < k).sum()]).double()
-    state.sums += torch.cat([value.double().reshape(1) * len(labels), hits])
-    state.tracked += TRACKING_RATE * (hits[follows] / len(labels) - state.tracked)
-
-
 def check_finite(value: Tensor, config: RunConfig, epoch: int, step: int, lr: float) -> None:
-    """Stop at the first number that is not finite; on CUDA only :func:`epoch_results` looks."""
+    """Stop at the first number that is not finite; on CUDA only :func:`check_sums` looks."""
     if value.device.type == "cpu" and not bool(value.isfinite().all()):
         raise TrainingDivergedError({"run_id": config.run_id, "loss": config.loss, "epoch": epoch + 1,
                                      "step": step + 1, "lr": lr})
 
 
+def validated(model: nn.Module, loaders: Loaders, run: Run) -> tuple[Tensor, Tensor] | None:
+    """Logits (n, C) and labels (n,) of the validation images, where they are due after this epoch."""
+    epoch, config = run.state.epoch + 1, run.config
+    check_sums(run)
+    if epoch % config.evaluate_every and epoch != config.epochs:
+        return None
+    started = time.perf_counter()
+    logits, labels = predict(model, loaders.validation, config)
+    if not bool(logits.isfinite().all()):  # the last step of the epoch may have spoilt the weights
+        raise TrainingDivergedError({"run_id": config.run_id, "loss": config.loss, "epoch": epoch})
+    run.state.timing["evaluation_seconds"] += time.perf_counter() - started
+    return logits, labels
+
+
+def check_sums(run: Run) -> None:
+    """Where a device is not asked in every step, the epoch's sum tells whether one was not finite."""
+    if not math.isfinite(run.state.sums[0]):
+        raise TrainingDivergedError({"run_id": run.config.run_id, "loss": run.config.loss,
+                                     "epoch": run.state.epoch + 1})
+
+
 @torch.no_grad()  # a loss with noise repeats itself then
-def epoch_results(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, state: State) -> dict[str, Any]:
-    """Training averages of the epoch and, when it is due, validation."""
-    seen = len(loaders.train) * loaders.train.batch_size
-    mean_loss, top1, topk = (state.sums / seen).tolist()
-    if not math.isfinite(mean_loss):
-        raise TrainingDivergedError({"run_id": config.run_id, "loss": config.loss, "epoch": state.epoch + 1})
+def epoch_results(run: Run, seen: int, checked: tuple[Tensor, Tensor] | None) -> dict[str, Any]:
+    """Training averages of the epoch over the ``seen`` images and, where it was due, validation."""
+    mean_loss, top1, topk = (run.state.sums / seen).tolist()
     entry: dict[str, Any] = {"train_loss": mean_loss, "train_top1": top1, "train_topk": topk, "validation_loss": None,
                              "validation_top1": None, "validation_topk": None}
-    epoch = state.epoch + 1
-    if epoch % config.evaluate_every == 0 or epoch == config.epochs:
+    if checked:
         started = time.perf_counter()
-        logits, labels = predict(model, loaders.validation, config)
-        if not bool(logits.isfinite().all()):  # the last step of the epoch may have spoilt the weights
-            raise TrainingDivergedError({"run_id": config.run_id, "loss": config.loss, "epoch": epoch})
+        logits, labels = checked
         ranks = metrics.label_ranks(logits, labels)
-        entry |= {"validation_loss": float(loss(logits, labels)),
+        entry |= {"validation_loss": float(run.loss(logits, labels)),
                   "validation_top1": float((ranks <= 1).double().mean()),
-                  "validation_topk": float((ranks <= config.shown_k).double().mean())}
-        if epoch == config.epochs:
-            state.validation = summarize(logits, labels, loss)
-        state.timing["evaluation_seconds"] += time.perf_counter() - started
+                  "validation_topk": float((ranks <= run.config.shown_k).double().mean())}
+        if run.state.epoch + 1 == run.config.epochs:
+            run.state.validation = summarize(logits, labels, run.loss)
+        run.state.timing["evaluation_seconds"] += time.perf_counter() - started
     return entry
 
 

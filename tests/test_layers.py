@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "progress": set(),
     "processes": set(),
     "parts": {"config", "losses", "schedules"},
+    "branches": {"config", "checkpoint", "parts"},
     "evaluation": {"bayes", "config", "counts", "metrics", "data", "models"},
     "ensemble": {
         *("config", "counts", "records", "environment", "seeding", "schedules", "data", "models", "losses"),
@@ -52,11 +53,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "train": {
         *("paths", "config", "records", "environment", "seeding", "schedules", "metrics", "stats"),
-        *("data", "models", "losses", "engine", "checkpoint", "progress", "parts", "ensemble", "predictions"),
+        *("data", "models", "losses", "engine", "checkpoint", "progress", "parts", "branches", "ensemble"),
+        "predictions",
     },
     "checks": {"config", "records", "environment", "seeding", "data", "models", "losses", "engine", "train"},
     "kit": {"config", "grids", "records", "environment", "processes", "train", "checks"},
-    "sweep": {"paths", "config", "grids", "records", "environment", "checkpoint", "progress", "train", "kit"},
+    "sweep": {
+        *("paths", "config", "grids", "records", "environment", "checkpoint", "progress", "branches", "train", "kit"),
+    },
     "analysis": {"paths", "config", "presets", "grids", "metrics", "stats", "records", "documents"},
     "figures": {"paths", "metrics", "bayes", "theory", "stats", "analysis"},
     "tables": {"paths", "grids", "metrics", "stats", "records", "reruns", "analysis"},
