@@ -195,6 +195,11 @@ def test_status_counts_without_demanding(done):
         17, 1, cell.config.run_id, "0")
     assert tuple(frame.loc["later", ["runs", "missing", "protocol"]]) == (0, 18, "")
     assert frame.loc["first-study", "core_hours"] == pytest.approx(17 * 80 / 3600)
+    other = done.cell("first-study", "fifth", "ramp", 2)
+    timing = records.read(done.records / "first-study" / f"{other.config.run_id}.json").timing
+    done.change("first-study", other, timing=timing | {"shared_cpu_seconds": 60.0})
+    [hours] = analysis.status(["first-study"]).core_hours
+    assert hours == pytest.approx((16 * 80 + 20) / 3600), "steps that were made once are paid once"
     environments = analysis.environments()
     assert list(environments.runs) == [17]
     assert environments.iloc[0]["torch"] == "2.14" and environments.iloc[0]["engine"] == "eager"

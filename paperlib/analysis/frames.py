@@ -134,7 +134,7 @@ def runs(grid_name: GridLike, split: str = "test") -> pd.DataFrame:
 
     Columns: setup, variant, seed, run_id, n (images), top1, top2, top5, top10, top20 (accuracies; NaN where there
     are not that many classes), k90, k95, k99 (smallest k for that accuracy), nll (nats), ece, train_top1 (of
-    the last epoch), minutes (wall clock; a model's share), device.
+    the last epoch), minutes (wall clock, as if alone; a model's share), device.
     """
     rows = []
     for cell, record in joined(grid_name)[1]:
@@ -358,7 +358,7 @@ def status(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
     """What was run, without demanding that it is complete.
 
     Columns: grid, title, runs, missing (count), missing_runs (run ids), protocol (versions found), core_hours. A grid
-    that waits for a preset has no runs, and says so as its title.
+    that waits for a preset has no runs, and says so as its title. Steps that two runs shared are spent once.
     """
     rows = []
     for name in grids.names() if grid_names is None else grid_names:
@@ -372,8 +372,14 @@ def status(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
         rows.append({"grid": name, "title": grid.title, "runs": len(pairs), "missing": len(absent),
                      "missing_runs": ", ".join(absent),
                      "protocol": ", ".join(map(str, sorted({record.protocol for _, record in pairs}))),
-                     "core_hours": sum(record.timing["train_cpu_seconds"] for _, record in pairs) / 3600})
+                     "core_hours": sum(_own_cpu_seconds(record) for _, record in pairs) / 3600})
     return pd.DataFrame(rows)
+
+
+def _own_cpu_seconds(record: Record) -> float:
+    """Of training; steps that another run made for this one, too, are counted there."""
+    timing = record.timing
+    return float(timing["train_cpu_seconds"]) - timing.get("shared_cpu_seconds", 0.0)
 
 
 def environments(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
