@@ -69,6 +69,7 @@ from paperlib.analysis.promises import promises
 from paperlib.analysis.robust import robust_differences, robust_document, robust_means, robustness
 from paperlib.analysis.study import (
     acting,
+    again_part,
     answer_bands,
     answer_grid,
     beyond_main,
@@ -82,19 +83,19 @@ from paperlib.analysis.study import (
 )
 
 __all__ = [
-    "BUDGET_GRIDS", "EXPLORER_TARGETS", "Network", "PHASES", "acting", "aim", "answer_bands", "answer_grid",
-    "augmentation_rates", "beyond_main", "budget_order", "budget_points", "budget_trades", "calibration",
-    "calibration_document", "candidate_differences", "candidates", "certificates", "choice_costs", "choices",
-    "class_differences", "class_document", "class_hits", "class_spread", "complete_pairs", "convergence",
-    "convergence_document", "convergence_gaps", "convergence_ways", "core_minutes", "cost_document", "counted",
-    "crossings", "curve_bands", "curves", "determinism_costs", "difference_bands", "differences", "diverged",
-    "ensemble_speedups", "environments", "equivalences", "explorer_document", "explorer_grids", "finished", "gains",
-    "history", "idle", "joint_regions", "labels", "listed", "loss_costs", "loss_memory", "loss_shares",
-    "lowest_losses", "memorisation", "network_document", "networks", "overview", "part_status",
+    "BUDGET_GRIDS", "EXPLORER_TARGETS", "Network", "PHASES", "acting", "again_part", "aim", "answer_bands",
+    "answer_grid", "augmentation_rates", "beyond_main", "budget_order", "budget_points", "budget_trades",
+    "calibration", "calibration_document", "candidate_differences", "candidates", "certificates", "choice_costs",
+    "choices", "class_differences", "class_document", "class_hits", "class_spread", "complete_pairs",
+    "convergence", "convergence_document", "convergence_gaps", "convergence_ways", "core_minutes", "cost_document",
+    "counted", "crossings", "curve_bands", "curves", "determinism_costs", "difference_bands", "differences",
+    "diverged", "ensemble_speedups", "environments", "equivalences", "explorer_document", "explorer_grids",
+    "finished", "gains", "history", "idle", "joint_regions", "labels", "listed", "loss_costs", "loss_memory",
+    "loss_shares", "lowest_losses", "memorisation", "network_document", "networks", "overview", "part_status",
     "performance_documents", "posthoc_candidates", "posthoc_differences", "posthoc_document", "posthoc_part",
-    "posthoc_ranks", "posthoc_scores", "present", "primary", "primary_part", "probabilities", "promises", "ranking",
-    "rate_part", "rates", "regrets", "reliability", "require_comparable", "richness", "robust_differences",
-    "robust_document", "robust_means", "robustness", "runs", "score_differences", "search", "setups_verdict",
-    "size_verdict", "status", "step_parts", "study_verdicts", "summary", "trade", "training_rates", "transition_map",
-    "verdicts", "verdicts_today",
+    "posthoc_ranks", "posthoc_scores", "present", "primary", "primary_part", "probabilities", "promises",
+    "ranking", "rate_part", "rates", "regrets", "reliability", "require_comparable", "richness",
+    "robust_differences", "robust_document", "robust_means", "robustness", "runs", "score_differences", "search",
+    "setups_verdict", "size_verdict", "status", "step_parts", "study_verdicts", "summary", "trade",
+    "training_rates", "transition_map", "verdicts", "verdicts_today",
 ]

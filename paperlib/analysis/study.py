@@ -111,6 +111,12 @@ def rate_part() -> Grid | None:
     return acting(acting(part), "transition-searched") if part else None
 
 
+def again_part() -> Grid | None:
+    """What has finished of the transition chosen again at the searched rate; None also where it never started."""
+    part = beyond_main(AGAIN_GRID)
+    return part if part and not idle(part, "again") else None
+
+
 def answer_bands() -> tuple[pd.DataFrame, dict[str, str]]:
     """What the figure of the first answer shows, with what to call its setups and variants.
 
@@ -187,8 +193,8 @@ def study_verdicts(level: Any = 0.95, draws: int = 1000) -> pd.DataFrame:
         "C4": _c4(pairs, still, labels, level, draws), "C5": _c5(resnets, still, level, draws)})
     main = all(_all_seeds(own) for own in rivals.values())
     done = {"C2": main, "C3": main and len(pairs) == _planned(SETUPS_GRID)}
-    done["C5"] = (RESNET in pairs and RESNET not in still) or (
-        few is not None and len(few.seeds) == len(grids.load(RESNET_GRID).seeds))
+    done["C5"] = RESNET in pairs and (RESNET not in still or (
+        few is not None and len(few.seeds) == len(grids.load(RESNET_GRID).seeds)))
     done["C4"] = done["C3"]
     return found.assign(evidence=[("the study" if done[key] else "the study so far") if part else ""
                                   for key in found["id"]])

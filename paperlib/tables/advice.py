@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from paperlib import analysis
 from paperlib.analysis.comparisons import MARGIN, MEMORISES, PRIMARY_GRID
-from paperlib.analysis.study import AGAIN_GRID, SEARCHED_GRID
+from paperlib.analysis.study import SEARCHED_GRID
 from paperlib.grids import Grid
 from paperlib.tables._text import points, rows, seeds_of, signed, starts
 
@@ -67,10 +67,10 @@ def _scores() -> Iterator[str]:
 
 def _transition() -> Iterator[str]:
     """At the searched rate, with the setting that was chosen for it as soon as that has run and acts."""
-    for name, variant, setting in ((AGAIN_GRID, "again", "the searched rate"),
-                                   (SEARCHED_GRID, "transition", "the recipe's rate")):
-        part = analysis.beyond_main(name)
-        if part is None or variant not in analysis.acting(part, variant).variants:
+    searched = analysis.beyond_main(SEARCHED_GRID)
+    for part, variant, setting in ((analysis.again_part(), "again", "the searched rate"),
+                                   (searched and analysis.acting(searched), "transition", "the recipe's rate")):
+        if part is None or variant not in part.variants:
             continue
         aim = analysis.aim(part, variant).iloc[0]
         head = ("Leave the transition out" if aim["top5_low"] <= 0 else

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from paperlib import analysis
-from paperlib.analysis.study import AGAIN_GRID, SEARCHED_GRID
+from paperlib.analysis.study import SEARCHED_GRID
 from paperlib.grids import Grid, GridLike
 from paperlib.tables._text import named, points, rows, seeds_of, sign, signed, starts, values_tried
 
@@ -129,8 +129,8 @@ def better_rate() -> str:
         text += f"; the transition gains {points(over, 'fifth', 'transition', 5, 2)} of top-5 there"
     text += ". At the searched rate the transition "
     text += "never started." if analysis.idle(searched) else _added(searched, "transition")
-    again = analysis.beyond_main(AGAIN_GRID)
-    if again and not analysis.idle(again, "again"):
+    again = analysis.again_part()
+    if again:
         text += (f" With the setting that validation images chose at that rate, {starts(again, 'again')}, it "
                  f"{_added(again, 'again')}")
     return text
