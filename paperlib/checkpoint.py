@@ -37,6 +37,8 @@ class State:
     timing: dict[str, float] = field(default_factory=lambda: {
         "train_seconds": 0.0, "train_cpu_seconds": 0.0, "evaluation_seconds": 0.0, "timed_images": 0,
         "warmup_steps": 0, "resumed": 0})
+    #: By run id, the states of runs that are the same so far; see :mod:`paperlib.branches`.
+    along: dict[str, Any] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "State":
         """The same state with its sums on ``device``."""
@@ -73,33 +75,22 @@ class Checkpoint:
             raise
         self.saved_at = time.monotonic()
 
-    def read(self) -> dict[str, Any] | None:
-        """What :meth:`save` wrote, on the CPU; None where there is no checkpoint.
+    def restore(self, model: nn.Module, optimizer: Stateful) -> State:
+        """Fill model and optimizer and return the state; a fresh state where there is no checkpoint.
 
         Raises:
             ValueError: the file is no checkpoint of this run under this protocol.
         """
         if not self.path.exists():
-            return None
+            return State()
         try:
-            content: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+            content = torch.load(self.path, map_location="cpu", weights_only=True)
             found = (content["run_id"], content["protocol"])
         except Exception as error:
             raise ValueError(f"{self.path} is not a readable checkpoint ({error}): delete it to start over") from error
         if found != (self.run_id, PROTOCOL):
             raise ValueError(f"{self.path} belongs to run {found[0]}, protocol {found[1]}: expected run "
                              f"{self.run_id}, protocol {PROTOCOL}; delete it to start over")
-        return content
-
-    def restore(self, model: nn.Module, optimizer: Stateful) -> State:
-        """Fill model and optimizer and return the state; a fresh state where there is no checkpoint.
-
-        Raises:
-            ValueError: see :meth:`read`.
-        """
-        content = self.read()
-        if content is None:
-            return State()
         model.load_state_dict(content["model"])
         optimizer.load_state_dict(content["optimizer"])
         state = State(**content["state"])

@@ -137,8 +137,10 @@ def run(cells: Sequence[Cell], output: Output, *, stop: Callable[[], bool] = lam
                     say(f"{name}: not started, no time is left for it", quiet)
                     continue
                 say(name, quiet)
+                # A budget of minutes is laid out by what whole runs take, so there each run is one.
+                along = {} if schedule else alike(cell, cells[place + 1 :], output, others)
                 record = train.train(cell.config, checkpoint=checkpoint, stop=stop, commit=commit, quiet=quiet,
-                                     **options, **shared(cell, cells[place + 1 :], output, others))
+                                     **options, **along)
                 output.add(record)
                 checkpoint.unlink(missing_ok=True)
                 report.unlink(missing_ok=True)
@@ -157,18 +159,22 @@ def run(cells: Sequence[Cell], output: Output, *, stop: Callable[[], bool] = lam
     return failed
 
 
-def shared(cell: Cell, later: Sequence[Cell], output: Output, claims: ExitStack) -> dict[str, Any]:
-    """An option of training: the cells to come that begin as this one does, claimed until ``claims`` ends."""
+def alike(cell: Cell, later: Sequence[Cell], output: Output, claims: ExitStack) -> dict[str, Any]:
+    """Options of training: the cells to come that may go along with this one, each claimed for as long as it does."""
     from paperlib.branches import begin_alike
 
-    found = {}
+    found, own = {}, {}
     for other in later:
-        run_id = other.config.run_id
-        if begin_alike(cell.config, other.config) and claims.enter_context(output.claim(run_id)):
-            with suppress(OSError, ValueError):  # a record that cannot be read is told of when it is that cell's turn
-                if not output.has(run_id):
-                    found[other.config] = output.work / f"{run_id}.pt"
-    return {"branches": found} if found else {}
+        run_id, checkpoint = other.config.run_id, output.work / f"{other.config.run_id}.pt"
+        if checkpoint.exists() or not begin_alike(cell.config, other.config):
+            continue
+        claim = claims.enter_context(ExitStack())
+        with suppress(OSError, ValueError):  # a record that cannot be read is told of when it is that cell's turn
+            if claim.enter_context(output.claim(run_id)) and not output.has(run_id):
+                found[other.config], own[other.config] = checkpoint, claim
+                continue
+        claim.close()
+    return {"branches": found, "left": lambda config: own[config].close()} if found else {}
 
 
 def prepared(kit: Kit, output: Output) -> bool:

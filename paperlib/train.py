@@ -60,7 +60,7 @@ def fit(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, *, ch
         engine: None: what :meth:`paperlib.engine.Engine.choose` takes for the device, compiled on CUDA.
         quiet: print nothing.
         branches: runs that may be this one until their losses part; each then has a checkpoint to go on from, see
-            :mod:`paperlib.branches`.
+            :mod:`paperlib.branches`. Compiled, they would be another graph with other bits: they do not go along then.
 
     Returns:
         The final state, with one history entry an epoch.
@@ -76,7 +76,10 @@ def fit(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, *, ch
     state = (checkpoint.restore(model, optimizer) if checkpoint else State()).to(device)
     forward, draws = engine.step(model, loss, config.precision == "bf16"), loss_draws(model, loaders, config)
     trunk = Run(config, loss, state, checkpoint)
-    along = Branches(trunk, list(branches), model)
+    if engine.compiled:
+        for run in branches:
+            run.left()
+    along = Branches(trunk, [] if engine.compiled else branches)
     steps = len(loaders.train)
     total = config.epochs * steps
     progress = Progress(f"{config.loss} {config.run_id}", total, state.epoch * steps + state.step, quiet=quiet)
@@ -89,11 +92,11 @@ def fit(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, *, ch
             model.train()
             for inputs, labels in loaders.train.epoch(epoch, state.step, resolution):
                 done = epoch * steps + state.step
-                if leaving := along.leaving((done + 0.5) / total):
-                    clock.pause()
-                    along.part(leaving, model, optimizer)
                 lr = set_learning_rate(optimizer, schedules.learning_rate(config, done, total))
                 strength = trunk.strength((done + 0.5) / total)
+                if leaving := along.leaving(strength, (done + 0.5) / total):
+                    clock.pause()
+                    along.let_go(leaving, model, optimizer)
                 changes = draws(epoch, state.step) if strength is None else {"strength": strength}
                 look = partial(check_finite, config=config, epoch=epoch, step=state.step, lr=lr)
                 optimizer.zero_grad()
@@ -101,15 +104,15 @@ def fit(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, *, ch
                 look(value)
                 value.backward()
                 optimizer.step()
+                ahead = (logits > logits.gather(1, labels.unsqueeze(1))).sum(dim=1)
                 for run in (trunk, *along.runs):
-                    run.count(logits.detach(), labels, value.detach())
+                    run.count(ahead, value.detach())
                 clock.tick()
                 progress.step()
                 stopping = stop is not None and stop()
                 if checkpoint and (checkpoint.due or stopping):
                     clock.pause()
-                    trunk.save(model, optimizer)
-                    along.save(model, optimizer)
+                    checkpoint.save(model, optimizer, state)
                 if stopping:
                     progress.close()
                     raise TrainingInterruptedError(f"run {config.run_id} stopped as asked, in epoch {epoch + 1}")
@@ -125,7 +128,7 @@ def fit(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, *, ch
                 run.state.history.append(last | now | epoch_results(run, steps * loaders.train.batch_size, checked))
                 run.state.epoch, run.state.step, run.state.sums = epoch + 1, 0, torch.zeros_like(state.sums)
             progress.epoch(state.history[-1], config.epochs)
-    along.save(model, optimizer)
+    along.let_go(along.runs, model, optimizer)
     progress.close()
     return state
 
@@ -142,7 +145,8 @@ def trained(config: RunConfig, *, device: torch.device | str | None = None, chec
             stop: Callable[[], bool] | None = None, commit: str | None = None, threads: int = 1,
             compile: bool | None = None, deterministic: bool = False, keep: Path | str | None = None,
             quiet: bool = False,
-            branches: Mapping[RunConfig, Path | str] | None = None) -> tuple[Record, nn.Module, Splits]:
+            branches: Mapping[RunConfig, Path | str] | None = None,
+            left: Callable[[RunConfig], None] = lambda config: None) -> tuple[Record, nn.Module, Splits]:
     """Train one configuration and return the record, the network and the data.
 
     Args:
@@ -156,8 +160,9 @@ def trained(config: RunConfig, *, device: torch.device | str | None = None, chec
         deterministic: the same bits again on the same GPU, at some cost in speed; a CPU repeats itself anyway.
         keep: folder that takes the logits of the evaluated splits; see :mod:`paperlib.predictions`.
         quiet: print nothing.
-        branches: runs still to be trained, with their checkpoints; those that begin as this one does need not begin
-            again, see :mod:`paperlib.branches`. In a compiled step they would be another graph: not there.
+        branches: runs still to be trained, with where their checkpoints go; those that begin as this one does need
+            not begin again, see :func:`fit`.
+        left: told of each of them when it does not, or no longer, go along.
 
     Raises:
         ValueError: data set, model, loss or one of their options is unknown or out of range, or ``deterministic`` and
@@ -182,7 +187,7 @@ def trained(config: RunConfig, *, device: torch.device | str | None = None, chec
             EvaluationLoader(splits.validation, normalizer, place))
         model = make_model(config, splits, normalizer, place)
         saved = Checkpoint(checkpoint, config.run_id) if checkpoint else None
-        along = [] if engine.compiled else open_runs(branches or {}, splits.num_classes, place)
+        along = open_runs(branches or {}, splits.num_classes, left)
         state = fit(model, loss, loaders, config, checkpoint=saved, stop=stop, engine=engine, quiet=quiet,
                     branches=along)
         test = EvaluationLoader(splits.test, normalizer, place) if config.evaluate_test else None

@@ -18,6 +18,7 @@ import torch
 from paperlib import analysis, benchmark, losses, paths, tables, train
 from paperlib.benchmark import PARTS, QUICK, _nets, _parts
 from paperlib.benchmark._timing import Turns, Watch, spread
+from paperlib.branches import Run
 from paperlib.config import RunConfig
 
 CPU = torch.device("cpu")
@@ -143,8 +144,8 @@ def burn(seconds: float) -> None:
 
 def test_what_the_loop_does_beside_the_network_lowers_its_rate(bench, monkeypatch) -> None:
     before = _nets.rate(bench, TINY, SHORT)
-    count = train.count
-    monkeypatch.setattr(train, "count", lambda *a: (burn(0.03), count(*a))[1])
+    count = Run.count
+    monkeypatch.setattr(Run, "count", lambda *a: (burn(0.03), count(*a))[1])
     after = _nets.rate(bench, TINY, SHORT)
     assert after["ratio"] < 0.6 * before["ratio"], (before["ratio"], after["ratio"])
     parts = {row["part"]: row["share"] for row in _nets.profile(bench, TINY, SHORT)}

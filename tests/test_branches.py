@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from paperlib import losses, records, sweep, train
-from paperlib.branches import Run, begin_alike, stem
+from paperlib.branches import Branches, Run, begin_alike, stem
+from paperlib.checkpoint import Checkpoint
 from paperlib.config import RunConfig
 from paperlib.grids import Cell
+from paperlib.kit import Schedule
 
 CE = RunConfig(dataset="synthetic", family="capacity_competition", family_options={"n": 400}, model="mlp", width=4,
                epochs=5, batch_size=100, lr=0.5, precision="fp32", evaluate_every=2, evaluate_test=True)
@@ -96,7 +98,7 @@ def test_all_end_as_if_they_had_been_alone_with_fewer_steps(tmp_path, alone, ste
 def test_a_transition_may_be_the_trunk_until_it_begins(tmp_path, alone, steps):
     found = swept(tmp_path / "out", "fitted", "ce", "later")
     assert {name: content(record) for name, record in found.items()} == {name: alone[name] for name in found}
-    assert 0 < steps.count(CONFIGS["later"].run_id) < steps.count(CE.run_id) < steps.count(CONFIGS["fitted"].run_id)
+    assert 0 < steps.count(CONFIGS["later"].run_id) == steps.count(CE.run_id) < steps.count(CONFIGS["fitted"].run_id)
 
 
 @pytest.mark.parametrize("killed_after", [1, 3, 4, 9, 12, 15, 16])
@@ -105,7 +107,10 @@ def test_a_sweep_that_was_stopped_goes_on_and_still_shares(tmp_path, alone, step
     assert swept(tmp_path / "out", *names, stop=lambda: next(ticks) > killed_after) == {}
     found = swept(tmp_path / "out", *names)
     assert {name: content(record) for name, record in found.items()} == {name: alone[name] for name in names}
-    assert steps.count(CONFIGS["never"].run_id) == 0
+    at_once = tmp_path / "at-once"
+    trained, steps[:] = sorted(steps), []
+    swept(at_once, *names)
+    assert trained == sorted(steps), "no step is made that would not have been made without the stop"
 
 
 def stop_after(steps: int) -> Callable[[], bool]:
@@ -132,14 +137,14 @@ def test_what_has_parted_does_not_join_again(tmp_path, alone, steps):
 def test_what_is_further_or_not_as_far_goes_on_by_itself(tmp_path, alone, steps):
     names, output = ("ce", "fitted", "never"), sweep.Output(tmp_path / "out")
     output.prepare()
-    for name, at in (("ce", 4), ("fitted", 2), ("never", 6)):
+    for name, at in (("ce", 4), ("fitted", 2), ("never", 4)):
         with pytest.raises(train.TrainingInterruptedError):
             train.train(CONFIGS[name], checkpoint=output.work / f"{CONFIGS[name].run_id}.pt", quiet=True, device="cpu",
                         stop=stop_after(at))
     steps.clear()
     found = swept(tmp_path / "out", *names)
     assert {name: content(record) for name, record in found.items()} == {name: alone[name] for name in names}
-    assert [steps.count(CONFIGS[name].run_id) for name in names] == [steps.count(CE.run_id) + by for by in (0, 2, -2)]
+    assert [steps.count(CONFIGS[name].run_id) for name in names] == [steps.count(CE.run_id) + by for by in (0, 2, 0)]
 
 
 @pytest.mark.parametrize("trouble", ["no checkpoint", "of another run", "k beyond the classes", "a broken record"])
@@ -163,6 +168,53 @@ def test_trouble_with_one_that_goes_along_costs_the_trunk_nothing(tmp_path, alon
         assert content(records.read(tmp_path / "out" / f"{CONFIGS[name].run_id}.json")) == alone[name]
 
 
+def test_a_checkpoint_that_cannot_be_written_costs_that_run_its_share(tmp_path, alone, steps, monkeypatch):
+    save, own = Checkpoint.save, CONFIGS["fitted"].run_id
+
+    def full(checkpoint, *arguments):
+        if checkpoint.run_id == own and own not in steps:
+            raise OSError("no space left on device")
+        return save(checkpoint, *arguments)
+
+    monkeypatch.setattr(Checkpoint, "save", full)
+    names = ("ce", "fitted", "later")
+    found = swept(tmp_path / "out", *names)
+    assert {name: content(record) for name, record in found.items()} == {name: alone[name] for name in names}
+    assert steps.count(own) == steps.count(CE.run_id) > steps.count(CONFIGS["later"].run_id)
+
+
+def test_a_claim_lasts_as_long_as_its_run_goes_along(tmp_path, monkeypatch):
+    output, held, really = sweep.Output(tmp_path / "out"), [], Branches.let_go
+    output.prepare()
+    others = [CONFIGS[name] for name in ("fitted", "later", "never")]
+    others.append(CE.replace(**LATE | {"k": 9}))  # beyond the classes: it never goes along
+
+    def look():
+        held.append("")
+        for config in others:
+            with output.claim(config.run_id) as free:
+                held[-1] += "free " if free else "held "
+
+    def watched(*arguments):
+        if not held:
+            look()
+        really(*arguments)
+        look()
+
+    monkeypatch.setattr(Branches, "let_go", watched)
+    wanted = [Cell("study", "only", "any", 0, config) for config in (CE, *others)]
+    sweep.run(wanted, output, stop=lambda: len(held) == 3, commit="a test", quiet=True, device="cpu")
+    assert held == ["held held held free ", "free held held free ", "free free held free "]
+
+
+def test_a_budget_that_is_laid_out_run_by_run_shares_nothing(tmp_path, steps):
+    output = sweep.Output(tmp_path / "out")
+    output.prepare()
+    schedule = Schedule(600.0, lambda: 600.0, "a CPU")
+    assert sweep.run(cells("ce", "never"), output, schedule=schedule, commit="a test", quiet=True, device="cpu") == []
+    assert steps.count(CE.run_id) == steps.count(CONFIGS["never"].run_id) > 0
+
+
 def test_what_another_sweep_holds_is_left_to_it(tmp_path, alone, steps):
     output = sweep.Output(tmp_path / "out")
     output.prepare()
@@ -177,7 +229,8 @@ def test_only_what_begins_alike_goes_along():
         assert begin_alike(CE, config) == begin_alike(config, CE) == (name not in ("smoothed", "other-seed")), name
     assert stem(CE) == CE == stem(CONFIGS["fitted"])
     for other in ({"strength_schedule": "constant"}, {"strength_schedule": "tracked"}, {"lr": 0.4}, {"epochs": 6},
-                  {"evaluate_every": 1}, {"loss": "topk_grouped", "strength_schedule": "constant"}):
+                  {"evaluate_every": 1}, {"loss": "topk_grouped", "strength_schedule": "constant"},
+                  {"loss_options": {"ignore_index": 1}}):
         assert not begin_alike(CE, CONFIGS["fitted"].replace(**other)), other
     many = CE.replace(seed=[0, 1])
     assert stem(many) is None and not begin_alike(many, many)
@@ -204,19 +257,22 @@ def test_a_transition_of_no_strength_is_cross_entropy_bit_by_bit(options, k):
 
 @pytest.mark.parametrize("compile, along", [(True, 0), (False, 1)])
 def test_what_is_compiled_shares_nothing(tmp_path, monkeypatch, compile, along):
-    def fit(*_, branches, **__):
-        raise LookupError(f"{len(branches)} go along")
+    left = []
 
-    monkeypatch.setattr(train, "fit", fit)
+    def branches(trunk, runs):
+        raise LookupError(f"{len(runs)} go along")
+
+    monkeypatch.setattr(train, "Branches", branches)
     with pytest.raises(LookupError, match=f"{along} go along"):
-        train.train(CE, quiet=True, device="cpu", compile=compile, branches={CONFIGS["fitted"]: tmp_path / "a.pt"})
+        train.train(CE, quiet=True, device="cpu", compile=compile, branches={CONFIGS["fitted"]: tmp_path / "a.pt"},
+                    left=left.append)
+    assert len(left) == 1 - along
 
 
 def test_counts_are_in_the_runs_own_terms():
-    logits = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
-    labels, runs = torch.tensor([0, 1, 2]), (Run(CE, None), Run(CONFIGS["fitted"], None))
+    runs = (Run(CE, None), Run(CONFIGS["fitted"], None))
     for run in runs:
-        run.count(logits, labels, torch.tensor(0.5))
+        run.count(torch.tensor([0, 1, 2]), torch.tensor(0.5))
     assert runs[0].state.sums.tolist() == [1.5, 1, 3] and runs[1].state.sums.tolist() == [1.5, 1, 2]
     assert runs[0].state.tracked == pytest.approx(0.01) and runs[1].state.tracked == pytest.approx(0.01 / 3)
     assert runs[0].state.step == runs[1].state.step == 1
