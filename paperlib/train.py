@@ -104,7 +104,8 @@ def fit(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, *, ch
                 look(value)
                 value.backward()
                 optimizer.step()
-                ahead = (logits > logits.gather(1, labels.unsqueeze(1))).sum(dim=1)
+                scores = logits.detach()
+                ahead = (scores > scores.gather(1, labels.unsqueeze(1))).sum(dim=1)
                 for run in (trunk, *along.runs):
                     run.count(ahead, value.detach())
                 clock.tick()
