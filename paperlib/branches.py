@@ -50,7 +50,7 @@ class Run:
     """One of the runs that a training loop serves: what it counts, in its own terms."""
 
     config: RunConfig
-    loss: Any  #: ``loss(logits, labels)``, see :data:`paperlib.engine.Loss`
+    loss: Any  #: ``loss(logits, labels)``
     state: State = field(default_factory=State)
     checkpoint: Checkpoint | None = None
     left: Callable[[], None] = lambda: None  #: told when a run does not, or no longer, go along
