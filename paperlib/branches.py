@@ -6,7 +6,6 @@ or at the end. From there they go on by themselves, as a run does that was stopp
 alone. The states of those that go along are part of the trunk's checkpoint, so that a killed sweep goes on with them.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -45,7 +44,7 @@ def begin_alike(config: RunConfig, other: RunConfig) -> bool:
     return stem(config) is not None and stem(config) == stem(other)
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     """One of the runs that a training loop serves: what it counts, in its own terms."""
 
@@ -99,13 +98,13 @@ class Branches:
     def let_go(self, leaving: Sequence[Run], model: nn.Module, optimizer: Stateful) -> None:
         """Give them checkpoints to go on from. What the steps have cost is known of the trunk alone."""
         for run in leaving:
-            timing = copy.deepcopy(self.trunk.state.timing)
+            timing = self.trunk.state.timing
             run.state.timing = timing | {"shared_cpu_seconds": timing["train_cpu_seconds"]}
             if run.checkpoint:
                 with suppress(OSError):  # no reason for the trunk to fail: this one then begins anew
                     run.checkpoint.save(model, optimizer, run.state)
             run.left()
-        self.runs = [run for run in self.runs if not any(run is other for other in leaving)]
+        self.runs = [run for run in self.runs if run not in leaving]
         self._note()
 
     def _note(self) -> None:
