@@ -172,7 +172,7 @@ def _work(config: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def speed_table(device: Any, report: Callable[[dict[str, Any]], None] = lambda document: None) -> dict[str, Any]:
-    """The benchmark's table, or a line that says why there is none; ``report`` is told it after every section."""
+    """The benchmark's table, or a line that says why there is none; ``report`` is told it after every row."""
     if importlib.util.find_spec("paperlib.benchmark") is None:
         return {"error": "this library has no module paperlib.benchmark"}
     benchmark = importlib.import_module("paperlib.benchmark")

@@ -118,11 +118,13 @@ def test_an_unknown_section_is_refused() -> None:
         benchmark.measure("cuda:99", sections=[])
 
 
-def test_what_was_measured_is_told_after_every_section() -> None:
+def test_what_was_measured_is_told_after_every_row() -> None:
     told = []
     document = benchmark.measure("cpu", quick=True, sections=["augmentation"],
-                                 report=lambda found: told.append([*found]))
-    assert told == [["schema", "quick", "device", "environment", "augmentation"]]
+                                 report=lambda found: told.append(([*found], len(found["augmentation"]))))
+    rows = len(document["augmentation"])
+    assert told == [(["schema", "quick", "device", "environment", "augmentation"], n + 1) for n in range(rows)]
+    assert rows > 1
     assert json.loads(json.dumps(document)) == document
 
 

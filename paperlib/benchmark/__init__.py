@@ -10,7 +10,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -50,18 +50,18 @@ def networks(device: torch.device, quick: bool = False) -> list[RunConfig]:
     return deep + fast if device.type == "cuda" else fast + deep
 
 
-def _peaks(bench: _nets.Bench, nets: list[RunConfig], effort: Effort) -> list[dict[str, Any]]:
-    return [row for precision in ("bf16", "fp32") for row in _parts.peak(bench.device, precision, effort)]
+def _peaks(bench: _nets.Bench, nets: list[RunConfig], effort: Effort) -> Iterator[dict[str, Any]]:
+    return (row for precision in ("bf16", "fp32") for row in _parts.peak(bench.device, precision, effort))
 
 
-def _rates(bench: _nets.Bench, nets: list[RunConfig], effort: Effort) -> list[dict[str, Any]]:
+def _rates(bench: _nets.Bench, nets: list[RunConfig], effort: Effort) -> Iterator[dict[str, Any]]:
     # On CUDA every row is compiled, which takes longer than to measure it: one in fp32 is enough.
     single = [net.replace(precision="fp32") for net in (nets[:1] if bench.device.type == "cuda" else nets)]
-    return [_nets.rate(bench, net, effort) for net in [*nets, *single]]
+    return (_nets.rate(bench, net, effort) for net in [*nets, *single])
 
 
-def _profiles(bench: _nets.Bench, nets: list[RunConfig], effort: Effort) -> list[dict[str, Any]]:
-    return [row for net in nets for row in _nets.profile(bench, net, effort)]
+def _profiles(bench: _nets.Bench, nets: list[RunConfig], effort: Effort) -> Iterator[dict[str, Any]]:
+    return (row for net in nets for row in _nets.profile(bench, net, effort))
 
 
 def _losses(bench: _nets.Bench, nets: list[RunConfig], effort: Effort) -> list[dict[str, Any]]:
@@ -91,7 +91,7 @@ def _first(nets: list[RunConfig]) -> dict[str, RunConfig]:
     return {net.model: net for net in reversed(nets)}
 
 
-_ROWS: dict[str, Callable[[_nets.Bench, list[RunConfig], Effort], list[dict[str, Any]]]] = {
+_ROWS: dict[str, Callable[[_nets.Bench, list[RunConfig], Effort], Iterable[dict[str, Any]]]] = {
     "peaks": _peaks, "rates": _rates, "profiles": _profiles, "losses": _losses, "augmentation": _augmentation,
     "choices": _choices, "determinism": _determinism, "ensembles": _ensemble_rows}
 #: What is measured, by the name of its rows in the document.
@@ -109,7 +109,7 @@ def measure(device: torch.device | str, *, quick: bool = False, sections: Iterab
         sections: some of ``SECTIONS``.
         effort: how long each row is measured; None for the usual.
         threads: of torch on the CPU.
-        report: told the document after every section, so that what was measured can be kept if time runs out.
+        report: told the document after every row, so that what was measured can be kept if time runs out.
 
     Returns:
         ``schema``, ``quick``, ``device`` (cpu, cuda), ``environment``, the rows of every section under its name,
@@ -128,8 +128,10 @@ def measure(device: torch.device | str, *, quick: bool = False, sections: Iterab
                                     "environment": environment.describe(place)}
         bench = _nets.Bench.make(place, effort.images)
         for name in wanted:
-            document[name] = _ROWS[name](bench, networks(place, quick), effort)
-            report(document)
+            document[name] = []
+            for row in _ROWS[name](bench, networks(place, quick), effort):
+                document[name].append(row)
+                report(document)
     return document | {"seconds": round(time.perf_counter() - started, 1),
                        "cpu_seconds": round(time.process_time() - cpu_started, 1),
                        "finished": datetime.now(UTC).isoformat(timespec="seconds")}
