@@ -208,6 +208,10 @@ def test_status_counts_without_demanding(done):
     done.change("first-study", cell, environment={**environment, "compiled": True, "cuda_graphs": True,
                                                   "deterministic": False})
     assert sorted(analysis.environments().engine) == ["compiled, CUDA graphs", "eager"]
+    date = "1999-12-31T23:59:00+00:00"
+    done.change("first-study", cell, timing={**records.read(
+        done.records / "first-study" / f"{cell.config.run_id}.json").timing, "finished": date})
+    assert analysis.environments().set_index("machine").engine.to_dict() == {1: "compiled, CUDA graphs", 2: "eager"}
 
 
 # --- the rules of the verdicts ----------------------------------------------------------------------------

@@ -177,6 +177,14 @@ def test_every_link_leads_somewhere(book, page):
 
 
 @pytest.mark.parametrize("page", pages())
+def test_no_line_breaks_within_a_number_and_what_belongs_to_it(book, page):
+    article = BeautifulSoup((book.html / f"{page}.html").read_text(), "html.parser").select_one("article")
+    for verbatim in article.select("pre, code, script, noscript, .math, .sig"):
+        verbatim.decompose()
+    assert re.findall(r".{,20}(?:\d %|\b[kn] = | [+−-]?[\d.]+\]).{,5}", article.get_text()) == []
+
+
+@pytest.mark.parametrize("page", pages())
 def test_no_page_shows_an_object_in_place_of_what_it_says(book, page):
     text = BeautifulSoup((book.html / f"{page}.html").read_text(), "html.parser").select_one("article").get_text()
     assert re.findall(r"<[\w.]+ object[^>]*>|<Figure size[^>]*>", text) == []

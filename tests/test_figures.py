@@ -462,7 +462,9 @@ def test_status_tables(done):
     cell = done.cell(GRID, "all", "ce", 1)
     (done.records / GRID / f"{cell.config.run_id}.json").unlink()
     assert tables.status().iloc[0][["runs", "missing runs"]].tolist() == ["17", f"1, next {cell.config.run_id}"]
-    assert tables.environments().iloc[0][["runs", "commit", "device"]].tolist() == ["17", "c0ffee", "a CPU"]
+    assert tables.machines().set_index("what").loc["device"].to_dict() == {"machine 1": "a CPU"}
+    origin = tables.origins().iloc[0]
+    assert origin[["grid", "machine", "runs", "runs by commit"]].tolist() == [GRID, "1", "17", "c0ffee: 17"]
     done.grid("later", STUDY.replace("epochs = 2", "epochs = 5"))
     assert tables.status().set_index("grid").loc["later", ["protocol", "missing runs"]].tolist() == [
         "–", "all: not yet run"]

@@ -22,6 +22,9 @@ Gaps = dict[tuple[str, str], NDArray[np.float64]]
 #: Accuracies and targets that every table of runs carries.
 KS = (1, 2, 5, 10, 20)
 TARGETS = (0.9, 0.95, 0.99)
+#: What of the environment of a run tells machines apart.
+ENVIRONMENT = ("device", "threads", "cpu_capability", "platform", "engine", "python", "torch", "torchvision", "numpy",
+               "paperlib")
 
 
 def labels(grid_name: GridLike) -> dict[str, str]:
@@ -385,17 +388,19 @@ def _own_cpu_seconds(record: Record) -> float:
 def environments(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
     """Versions, device and code that the runs were made with: one row for each combination.
 
-    Columns: grid, those of a record's environment, how steps ran as "engine", commit, dirty, runs (count), first,
-    last (dates, UTC).
+    Columns: grid, those of a record's environment (:data:`ENVIRONMENT`), among them how steps ran as "engine", commit,
+    dirty, runs (count), first, last (dates, UTC), machine (a number for each environment, the first that was used
+    being 1).
     """
-    keys = ("python", "torch", "torchvision", "numpy", "paperlib", "device", "threads", "cpu_capability", "platform",
-            "engine")
-    rows = [{"grid": name, **{key: record.environment[key] for key in keys[:-1]}, "engine": _engine(record),
-             "commit": record.code["commit"], "dirty": record.code["dirty"], "date": record.timing["finished"][:10]}
+    keys = ENVIRONMENT
+    rows = [{"grid": name, **record.environment, "engine": _engine(record), **record.code,
+             "date": record.timing["finished"][:10]}
             for name in (grids.names() if grid_names is None else grid_names) for _, record in present(name)]
     frame = pd.DataFrame(rows, columns=["grid", *keys, "commit", "dirty", "date"])
     groups = frame.groupby(["grid", *keys, "commit", "dirty"], sort=False, dropna=False)["date"]
-    return groups.agg(runs="size", first="min", last="max").reset_index()
+    found = groups.agg(runs="size", first="min", last="max").reset_index()
+    numbers = found.sort_values("first", kind="stable").groupby([*keys], sort=False, dropna=False).ngroup() + 1
+    return found.assign(machine=numbers)
 
 
 def _engine(record: Record) -> str:

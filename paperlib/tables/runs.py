@@ -11,6 +11,11 @@ from paperlib.grids import GridLike
 from paperlib.reruns import compare
 from paperlib.tables._text import mean_sd, named, or_else, rows, signed, target_names, wide
 
+#: Names of what tells machines apart.
+_ENVIRONMENT = {"device": "device", "threads": "threads", "cpu_capability": "instruction set", "platform": "platform",
+                "engine": "training steps", "python": "Python", "torch": "PyTorch", "torchvision": "torchvision",
+                "numpy": "NumPy", "paperlib": "paperlib"}
+
 
 def accuracies(grid_name: GridLike, ks: Sequence[int] = (1, 5, 10, 20), targets: Sequence[int] = (95, 99),
                links: Mapping[tuple[str, str], str] | None = None) -> pd.DataFrame:
@@ -89,15 +94,24 @@ def explorer_grids() -> pd.DataFrame:
     return pd.DataFrame({"grid": found["grid"], "title": found["title"], "in the explorer": found["shown"].map(words)})
 
 
-def environments(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
-    """Versions, device and code of the runs."""
-    found = analysis.environments(grid_names)
-    found["commit"] = [(row.commit or "unknown")[:7] + (" (changed)" if row.dirty is True else "")
-                       for row in rows(found)]
-    found["date"] = [row.first if row.first == row.last else f"{row.first} to {row.last}" for row in rows(found)]
-    first = ["grid", "runs", "date", "device", "threads", "cpu_capability", "platform", "commit"]
-    found = found[[*first, *(name for name in found if name not in {*first, "dirty", "first", "last"})]]
-    return found.rename(columns={"cpu_capability": "instruction set"}).astype(str)
+def machines(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Device and versions, a column for each machine that runs were made on."""
+    found = analysis.environments(grid_names).drop_duplicates("machine").sort_values("machine")
+    table = found.set_index("machine")[[*_ENVIRONMENT]].rename(columns=_ENVIRONMENT).astype(str).T
+    table.columns = [f"machine {number}" for number in table.columns]
+    return table.rename_axis("what").reset_index()
+
+
+def origins(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
+    """On which machine, when and with which code the runs of each grid were made."""
+    table = []
+    for (grid, machine), own in analysis.environments(grid_names).groupby(["grid", "machine"], sort=False):
+        first, last = own["first"].min(), own["last"].max()
+        code = [f"{(row.commit or 'unknown')[:7]}{' (changed)' if row.dirty is True else ''}: {row.runs}"
+                for row in rows(own)]
+        table.append({"grid": grid, "machine": str(machine), "runs": str(own["runs"].sum()),
+                      "dates": first if first == last else f"{first} to {last}", "runs by commit": ", ".join(code)})
+    return pd.DataFrame(table)
 
 
 def reruns() -> pd.DataFrame:
