@@ -388,9 +388,8 @@ def _own_cpu_seconds(record: Record) -> float:
 def environments(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
     """Versions, device and code that the runs were made with: one row for each combination.
 
-    Columns: grid, those of a record's environment (:data:`ENVIRONMENT`), among them how steps ran as "engine", commit,
-    dirty, runs (count), first, last (dates, UTC), machine (a number for each environment, the first that was used
-    being 1).
+    Columns: grid, those of a record's environment, how steps ran as "engine", commit, dirty, runs (count), first, last
+    (dates, UTC), machine (a number for each environment, the first that was used being 1).
     """
     keys = ENVIRONMENT
     rows = [{"grid": name, **record.environment, "engine": _engine(record), **record.code,
