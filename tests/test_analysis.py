@@ -275,6 +275,14 @@ def test_verdict_on_a_size(difference, low, high, verdict):
     assert analysis.size_verdict(difference, low, high) == verdict
 
 
+@pytest.mark.parametrize(("difference", "low", "high", "by_sign"), [
+    (-4, -7, 1, True), (-1, -3, 0, True), (-4, -9, 1, False), (-3, -5, -1, False), (1, -3, 3, False),
+])
+def test_what_would_change_the_verdict_on_a_size(difference, low, high, by_sign):
+    start = "partly by the sign alone" if by_sign else "reproduced needs"
+    assert claims.size_change(difference, low, high).startswith(start)
+
+
 # --- verdicts from records --------------------------------------------------------------------------------
 
 def verdicts(**options) -> dict[str, str]:

@@ -364,18 +364,44 @@ def test_the_advice_on_what_never_acted_on_scores_and_on_smoothing(study, monkey
                 records.write(made, study.records / grid)
     memorises = pd.DataFrame({"setup": ["fifth", "all"], "memorises": [True, False]})
     monkeypatch.setattr(analysis, "memorisation", lambda grid: memorises)
+    settings = pd.DataFrame({"setup": "all", "variant": ["ce", "early", "late", "still", "open"], "seeds": 1,
+                             "top1": [0.0, -0.03, -0.01, 0.0, np.nan]})
+    monkeypatch.setattr(analysis, "transition_map", lambda: settings)
     look, rate, smoothing = tables.advice().splitlines()
     assert "Where it did not (all of it), the transition" in look and "search" in rate
     assert "raised the number of candidates for 99 % from" in smoothing and "(fifth of it; +" in smoothing
     adjusted = pd.DataFrame([{"variant": "ce", "method": "chosen", "k": 5, "mean": 0.01, "low": 0.005, "high": 0.015,
                               "target": 0.99, "difference": -3.0}])
-    monkeypatch.setattr(analysis, "posthoc_differences", lambda grid: adjusted)
+    nothing = adjusted.assign(setup="all", mean=0.0, low=-0.001, high=0.001)
+    monkeypatch.setattr(analysis, "posthoc_differences", lambda grid=None: adjusted if grid else nothing)
     monkeypatch.setattr(analysis, "posthoc_candidates", lambda grid, targets: adjusted)
     monkeypatch.setattr(analysis, "posthoc_part", analysis.finished)
     scores = tables.advice().splitlines()[2]
     assert "top-5 by +1.00 [+0.50, +1.50] points" in scores and "by \N{MINUS SIGN}3.0 [" in scores
+    assert scores.endswith("at the recipe's rate it changed top-5 by 0.00 [\N{MINUS SIGN}0.10, +0.10] with all of it.")
+    assert "did start cost 1.0 to 3.0 points of top-1 on validation images (one seed" in tables.advice()
+    settings.loc[2, "top1"] = 0.01
+    assert "did start" not in tables.advice()
     adjusted["low"] = -0.005
     assert len(tables.advice().splitlines()) == 3
+
+
+def test_steps_that_overlap_or_do_not_carry_over_say_so(study, monkeypatch):
+    memorise(monkeypatch, -2.0)
+    searched_grids(study, 0.0, 8)
+    run_again(study, 0.62, 0.88)
+    assert "on top of changed scores" not in tables.advice() and "ResNet-18" not in tables.advice()
+    both = pd.DataFrame([{"variant": "transition", "method": "chosen", "k": 5, "mean": 0.002, "low": -0.001,
+                          "high": 0.005}])
+    monkeypatch.setattr(analysis, "posthoc_differences", lambda grid=None, scores="none": both)
+    monkeypatch.setattr(analysis, "posthoc_part", analysis.finished)
+    assert tables.advice().endswith(
+        "changed top-5 by +0.20 [\N{MINUS SIGN}0.10, +0.50] points, and this setting was not tried with them.")
+    for cell in grids.load("cifar-resnet").cells:
+        made = make_record(cell, ranks(cell.seed, 0.60, 0.85, 0.91, 0.99, 25, 26), CLASSES)
+        records.write(made, study.records / "cifar-resnet")
+    assert grids.load("cifar-resnet").cells[0].config.lr == 0.25
+    assert tables.advice().splitlines()[1].endswith("the search kept the old rate: search, do not copy the number.")
 
 
 def test_a_better_rate_at_which_the_transition_never_starts(study):
@@ -469,7 +495,7 @@ def test_the_first_answer_in_words(study, monkeypatch, gains, says, end):
     first, second, _, last = tables.answer(grid, rows).split("\n")
     assert first.startswith("- **fifth of it**: cross entropy memorises") and says[0] in first and says[1] in second
     assert "does not memorise" in second and end in last
-    for place, side in ((-0.02, "at a price in top-1: if the first"), (0.02, "no trade-off.")):
+    for place, side in ((-0.02, "at a price in top-1: if the first"), (0.02, "no trade-off is seen.")):
         moved = rows.assign(**{key: rows[key] + place * (rows["k"] == 1) for key in ("mean", "low", "high")})
         assert (side in tables.answer(grid, moved)) == (" gain in no setup" not in last)
 
@@ -532,13 +558,13 @@ def test_c5_is_decided_with_few_images_where_all_of_them_decide_nothing(study, k
 def test_the_chapter_on_candidates_shows_setups_without_a_loss_to_compare(study, monkeypatch):
     for name in ("cifar-budget", "cifar-setups"):
         study.grid(name, (study.grids / "cifar-more.toml").read_text())
-    study.grid("cifar-rate", (study.grids / "cifar-main.toml").read_text())
-    study.grid("first-study", (study.grids / "cifar-main.toml").read_text())
+    for name in ("cifar-rate", "cifar-again", "first-study"):
+        study.grid(name, (study.grids / "cifar-main.toml").read_text())
     run(study)
     stay_still(study, "resnet", "all")
     _, text = run_page("04-candidates", monkeypatch)
     assert "**resnet of it**: the transition never started" in text and "tab-certified-setups" in text
-    assert "tab-saved-setups" not in text and "have finished; `python" not in text
+    assert "tab-saved-setups" not in text and "finished; `python" not in text
 
 
 def test_the_chapter_shows_a_transition_that_never_left_cross_entropy(study, monkeypatch):

@@ -116,6 +116,9 @@ def test_runs_are_added_frames_are_paired_and_the_chapter_reads_them(study, tmp_
     half = distributions.t.isf(0.025 / 8, 4) * gap.std(ddof=1) / math.sqrt(5)
     assert gains.loc[("ce", "bias", 5), "mean"] == pytest.approx(gap.mean())
     assert gains.loc[("ce", "bias", 5), "low"] == pytest.approx(gap.mean() - half)
+    changed = analysis.posthoc_differences(scores="bias").set_index(["variant", "method", "k"])
+    assert ("ce", "bias", 5) not in changed.index
+    assert changed.loc[("ce", "none", 5), "mean"] == pytest.approx(-gap.mean())
     beyond = analysis.posthoc_differences(baseline="transition").set_index(["variant", "method", "k"])
     assert ("transition", "none", 5) not in beyond.index and abs(beyond.loc[("ce", "chosen", 5), "mean"]) < 0.02
     saved = analysis.posthoc_candidates(draws=50, methods=("bias", "temperature"))

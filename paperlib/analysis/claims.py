@@ -39,6 +39,8 @@ C4_KS = range(11, 51)
 #: C5: how many candidates fewer.
 C5_SIZE = -8
 SIZE_CHANGE = f"reproduced needs an interval below 0 that holds the paper's {abs(C5_SIZE)} fewer"
+BY_SIGN = (f"partly by the sign alone: the interval holds 0 and leaves out the paper's {abs(C5_SIZE)} fewer; another "
+           "network or training rather than more seeds")
 
 CLAIMS = {
     "C1": ("On synthetic data cross entropy fails to optimise top-2 where the data is too complex for the model "
@@ -119,6 +121,11 @@ def what_would_change(parts: Mapping[str, Status], exceptions: int = 0, leaning:
 
 def _setups(count: int) -> str:
     return f"{count} setup{'' if count == 1 else 's'}"
+
+
+def size_change(difference: float, low: float, high: float, size: float = C5_SIZE) -> str:
+    """What would change :func:`size_verdict`, in words."""
+    return BY_SIGN if difference < 0 <= high and low > size else SIZE_CHANGE
 
 
 def size_verdict(difference: float, low: float, high: float, size: float = C5_SIZE) -> Verdict:

@@ -80,13 +80,14 @@ def posthoc_ranks(grid_name: GridLike = PRIMARY_GRID) -> dict[Key, NDArray[np.in
 
 
 def posthoc_differences(grid_name: GridLike = PRIMARY_GRID, baseline: str = "ce", ks: tuple[int, ...] = PRIMARY_KS,
-                        level: float = 0.95) -> pd.DataFrame:
+                        level: float = 0.95, scores: str = PLAIN) -> pd.DataFrame:
     """Accuracy of networks with changed scores, and without, minus that of a loss whose scores are as they are.
 
     Args:
         grid_name: the grid.
-        baseline: variant to subtract, with plain scores.
+        baseline: variant to subtract.
         ks: values of k.
+        scores: the method that changed the baseline's scores; "none" leaves them as they are.
         level: joint confidence of the t intervals of one network and method, over all setups of the grid and all k
             (Bonferroni).
 
@@ -97,7 +98,7 @@ def posthoc_differences(grid_name: GridLike = PRIMARY_GRID, baseline: str = "ce"
     ranks = posthoc_ranks(grid_name)
     together = len(grids.load(grid_name).setups) * len(ks) if ranks else 1
     rows: list[dict[str, Any]] = []
-    for setup, variant, method, own, other in _pairs(ranks, baseline):
+    for setup, variant, method, own, other in _pairs(ranks, baseline, scores):
         for k in ks:
             gaps = (own <= k).mean(axis=1) - (other <= k).mean(axis=1)
             rows.append({"setup": setup, "variant": variant, "method": method, "k": k,
@@ -123,13 +124,13 @@ def posthoc_candidates(grid_name: GridLike = PRIMARY_GRID, baseline: str = "ce",
     return pd.DataFrame(rows, columns=["setup", "variant", "method", "target", "difference", "low", "high", "n"])
 
 
-def _pairs(ranks: dict[Key, NDArray[np.int64]],
-           baseline: str) -> list[tuple[str, str, str, NDArray[np.int64], NDArray[np.int64]]]:
+def _pairs(ranks: dict[Key, NDArray[np.int64]], baseline: str,
+           scores: str = PLAIN) -> list[tuple[str, str, str, NDArray[np.int64], NDArray[np.int64]]]:
     """What is compared: of common first seeds, but not the baseline with itself."""
     found = []
     for (setup, variant, method), own in ranks.items():
-        other = ranks.get((setup, baseline, PLAIN))
-        if other is not None and len(other) == len(own) and (variant, method) != (baseline, PLAIN):
+        other = ranks.get((setup, baseline, scores))
+        if other is not None and len(other) == len(own) and (variant, method) != (baseline, scores):
             found.append((setup, variant, method, own, other))
     return found
 

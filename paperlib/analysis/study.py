@@ -323,7 +323,8 @@ def _c5(pairs: Mapping[str, Pair], still: Container[str], level: Any, draws: int
     band = stats.smallest_k_difference(*pairs[setup], 0.99, level, draws)
     text += "; a fifth of them: " if text else ""
     text += f"{_sign(band.estimate, 1)} [{_sign(band.low, 1)}, {_sign(band.high, 1)}] candidates"
-    return claims.Finding(f"{text}, {len(pairs[setup][0])} seeds", claims.size_verdict(*band), claims.SIZE_CHANGE)
+    return claims.Finding(f"{text}, {len(pairs[setup][0])} seeds", claims.size_verdict(*band),
+                          claims.size_change(*band))
 
 
 def _text(texts: Sequence[str], setups: Any) -> str:

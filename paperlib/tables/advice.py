@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from paperlib import analysis
 from paperlib.analysis.comparisons import MARGIN, MEMORISES, PRIMARY_GRID
-from paperlib.analysis.study import SEARCHED_GRID
+from paperlib.analysis.study import RESNET_GRID, SEARCHED_GRID
 from paperlib.grids import Grid
 from paperlib.tables._text import points, rows, seeds_of, signed, starts
 
@@ -16,7 +16,7 @@ SETUP = "fifth"
 def advice() -> str:
     """The answer of the study on CIFAR-100 as a numbered list in MyST; empty while nothing of it has finished.
 
-    Differences of accuracy are in percentage points with 95 % t intervals over seeds, that of adjusted scores jointly
+    Differences of accuracy are in percentage points with 95 % t intervals over seeds, those of adjusted scores jointly
     over k; differences in candidates have 95 % intervals over seeds and images.
     """
     main = analysis.finished(PRIMARY_GRID)
@@ -34,8 +34,21 @@ def _look(still: list[str], main: Grid) -> str:
     text = ("**See whether cross entropy memorises**: whether its top-1 accuracy on its own training images ends at "
             f"least {100 * MEMORISES:g} points above that on validation images.")
     names = " and ".join(analysis.labels(main)[setup] for setup in still)
-    return text + (f" Where it did not ({names}), the transition that validation images chose never started: there is "
-                   "nothing for it to do." if still else "")
+    return text + (f" Where it did not ({names}), the transition that validation images chose never started, since it "
+                   f"waits for the training accuracy to rise: nothing was lost there, and nothing tested.{_started()}"
+                   if still else "")
+
+
+def _started() -> str:
+    """What the settings that did start changed where cross entropy does not memorise, on validation images."""
+    found = analysis.transition_map().dropna(subset="top1")
+    tried = found[(found["setup"] == "all") & (found["variant"] != "ce") & (found["top1"] != 0)]
+    if tried.empty or tried["top1"].max() > 0:
+        return ""
+    least, most = (f"{-100 * value:.1f}" for value in (tried["top1"].max(), tried["top1"].min()))
+    seeds = "one seed" if (count := tried["seeds"].max()) == 1 else f"{count} seeds"
+    return (f" The settings that did start cost {least} to {most} points of top-1 on validation images ({seeds}; "
+            "{doc}`03-plan`).")
 
 
 def _rate() -> Iterator[str]:
@@ -46,7 +59,15 @@ def _rate() -> Iterator[str]:
     if analysis.differences(part, ks=(5,)).query("variant == 'ce-searched'")["low"].item() > 0:
         yield ("**Where it memorises, search its learning rate first.** The rate that validation images chose, "
                f"{rates['ce-searched']:g} in place of {rates['ce']:g}, {_changed(part, 'ce-searched')}, against cross "
-               f"entropy at the old rate ({seeds_of(part)}).")
+               f"entropy at the old rate ({seeds_of(part)}).{_kept(rates['ce'])}")
+
+
+def _kept(rate: float) -> str:
+    """Of the other network, if it memorises and its search changed nothing."""
+    part = analysis.beyond_main(RESNET_GRID)
+    if part is None or part.cells[0].config.lr != rate or not analysis.memorisation(part)["memorises"].all():
+        return ""
+    return " For a ResNet-18, which memorises too, the search kept the old rate: search, do not copy the number."
 
 
 def _scores() -> Iterator[str]:
@@ -62,7 +83,16 @@ def _scores() -> Iterator[str]:
            f"{record.validation['n']:,} validation images, beside {record.data['train']:,} for training, that changed "
            f"top-5 by {signed(100 * gain['mean'], 100 * gain['low'], 100 * gain['high'], 2)} points and the number of "
            f"candidates for {100 * TARGET:g} % by {signed(saved['difference'], saved['low'], saved['high'])}, against "
-           f"cross entropy at the searched rate ({seeds_of(part)}; {{doc}}`03-posthoc`).")
+           f"cross entropy at the searched rate ({seeds_of(part)}; {{doc}}`03-posthoc`).{_elsewhere()}")
+
+
+def _elsewhere() -> str:
+    """Where changed scores are not shown to gain."""
+    found, labels = analysis.posthoc_differences(), analysis.labels(PRIMARY_GRID)
+    own = found[(found["variant"] == "ce") & (found["method"] == "chosen") & (found["k"] == 5) & (found["low"] <= 0)]
+    texts = [f"by {signed(100 * row.mean, 100 * row.low, 100 * row.high, 2)} with {labels[row.setup]}"
+             for row in rows(own)]
+    return f" Not everywhere: at the recipe's rate it changed top-5 {' and '.join(texts)}." if texts else ""
 
 
 def _transition() -> Iterator[str]:
@@ -78,8 +108,22 @@ def _transition() -> Iterator[str]:
                 "The transition trades top-1 for top-5" if aim["aim"] == "missed" else "Try the transition")
         yield (f"**{head} at the searched rate.** With the setting that validation images chose at {setting}, "
                f"{starts(part, variant)}, it {_changed(part, variant)}, against cross entropy at the searched rate "
-               f"({seeds_of(part)}).")
+               f"({seeds_of(part)}).{_on_top(variant)}")
         return
+
+
+def _on_top(variant: str) -> str:
+    """What the transition adds to changed scores; of one setting only those were kept that this takes."""
+    found = analysis.posthoc_differences(SEARCHED_GRID, scores="chosen")
+    own = found.query("variant == 'transition' and method == 'chosen' and k == 5")
+    part = analysis.posthoc_part(SEARCHED_GRID)
+    if part is None or own.empty:
+        return ""
+    row = next(rows(own))
+    text = signed(100 * row.mean, 100 * row.low, 100 * row.high, 2)
+    untried = ", and this setting was not tried with them" if variant != "transition" else ""
+    return (f" That does not simply add to the step before: on top of changed scores a transition "
+            f"{starts(part, 'transition')} changed top-5 by {text} points{untried}.")
 
 
 def _changed(part: Grid, variant: str) -> str:

@@ -38,7 +38,7 @@ def answer(grid_name: GridLike, differences: pd.DataFrame, hold: str = "each of 
         does = "memorises" if memorises[setup] else "does not memorise"
         head = f"- **{labels[setup]}**: cross entropy {does} its training images; the transition "
         if setup in still:
-            lines.append(head + "never started, so that nothing is lost and nothing won.")
+            lines.append(head + "never started, so that nothing is lost, nothing won and nothing tested.")
             continue
         sides = {"ahead": own.loc[own["low"] > 0, "k"], "behind": own.loc[own["high"] < 0, "k"]}
         parts = [f"{side} at k = {', '.join(map(str, ks))}" for side, ks in sides.items() if len(ks)]
@@ -64,7 +64,7 @@ def _price(sides: set[str]) -> str:
     if sides == {"behind"}:
         return ", at a price in top-1: if the first candidate matters most, stay with cross entropy."
     if sides == {"ahead"}:
-        return ", and top-1 gains with them: no trade-off."
+        return ", and top-1 gains with them: no trade-off is seen."
     return ", and top-1 gains in one setup and loses in another." if sides else (
         ", at no price in top-1 that can be told from zero.")
 
