@@ -81,7 +81,7 @@ def posthoc_ranks(grid_name: GridLike = PRIMARY_GRID) -> dict[Key, NDArray[np.in
 
 def posthoc_differences(grid_name: GridLike = PRIMARY_GRID, baseline: str = "ce", ks: tuple[int, ...] = PRIMARY_KS,
                         level: float = 0.95, scores: str = PLAIN) -> pd.DataFrame:
-    """Accuracy of networks with changed scores, and without, minus that of a loss whose scores are as they are.
+    """Accuracy of networks with changed scores, and without, minus that of a loss with its own scores or changed ones.
 
     Args:
         grid_name: the grid.
