@@ -82,7 +82,7 @@ def _cells(axes: Axes, own: pd.DataFrame, column: str, rows: list[str], starts: 
         else:
             value = round(setting[column], 2) + 0.0  # no minus before a zero
             axes.annotate(text.format(value).replace("-", "\N{MINUS SIGN}"), (x, y), ha="center",
-                          va="center", fontsize=10)
+                          va="center", fontsize=11)
     axes.imshow(np.ma.masked_invalid(values), aspect="auto", zorder=0.5, **scale)
     axes.set_xticks(range(len(starts)), [f"{start:g}" for start in starts])
     axes.set_yticks(range(len(rows)), rows)
