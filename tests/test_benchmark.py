@@ -144,15 +144,21 @@ def burn(seconds: float) -> None:
         pass
 
 
-def long(rate: dict) -> float:
-    """Seconds that none of the parts of a step takes on this machine: those of two steps."""
-    return 2 * TINY.batch_size / rate["loop"]
+@pytest.fixture(scope="module")
+def before(bench) -> dict:
+    """The rate of a tiny network whose loop does nothing else."""
+    return _nets.rate(bench, TINY, SHORT)
 
 
-def test_what_the_loop_does_beside_the_network_lowers_its_rate(bench, monkeypatch) -> None:
-    before = _nets.rate(bench, TINY, SHORT)
-    count, seconds = Run.count, long(before)
-    monkeypatch.setattr(Run, "count", lambda *a: (burn(seconds), count(*a))[1])
+@pytest.fixture(scope="module")
+def long(before) -> float:
+    """Seconds that no part of a step takes on this machine: those of two steps."""
+    return 2 * TINY.batch_size / before["loop"]
+
+
+def test_what_the_loop_does_beside_the_network_lowers_its_rate(bench, before, long, monkeypatch) -> None:
+    count = Run.count
+    monkeypatch.setattr(Run, "count", lambda *a: (burn(long), count(*a))[1])
     after = _nets.rate(bench, TINY, SHORT)
     assert after["ratio"] < 0.6 * before["ratio"], (before["ratio"], after["ratio"])
     parts = {row["part"]: row["share"] for row in _nets.profile(bench, TINY, SHORT)}
@@ -160,9 +166,7 @@ def test_what_the_loop_does_beside_the_network_lowers_its_rate(bench, monkeypatc
 
 
 @pytest.mark.parametrize("part", ["augmentation", "forward", "loss", "backward", "optimiser"])
-def test_the_profile_tells_the_parts_apart(bench, monkeypatch, part) -> None:
-    seconds = long(_nets.rate(bench, TINY, SHORT))
-
+def test_the_profile_tells_the_parts_apart(bench, long, monkeypatch, part) -> None:
     class Slow(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):
@@ -170,12 +174,12 @@ def test_the_profile_tells_the_parts_apart(bench, monkeypatch, part) -> None:
 
         @staticmethod
         def backward(ctx, gradient):
-            burn(seconds)
+            burn(long)
             return gradient
 
     def loss(logits, labels):
         if part == "loss":
-            burn(seconds)
+            burn(long)
         return losses.cross_entropy(Slow.apply(logits) if part == "backward" else logits, labels)
 
     slow = {"augmentation": (_nets.TrainLoader, "_augmented"), "forward": (torch.nn.MaxPool2d, "forward"),
@@ -183,7 +187,7 @@ def test_the_profile_tells_the_parts_apart(bench, monkeypatch, part) -> None:
     if part in slow:
         owner, name = slow[part]
         plain = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *a, **o: (burn(seconds), plain(*a, **o))[1])
+        monkeypatch.setattr(owner, name, lambda *a, **o: (burn(long), plain(*a, **o))[1])
     shares = {row["part"]: row["share"] for row in _nets.profile(bench, TINY, SHORT, loss)}
     assert max(shares, key=shares.get) == part, shares
 

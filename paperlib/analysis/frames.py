@@ -22,9 +22,6 @@ Gaps = dict[tuple[str, str], NDArray[np.float64]]
 #: Accuracies and targets that every table of runs carries.
 KS = (1, 2, 5, 10, 20)
 TARGETS = (0.9, 0.95, 0.99)
-#: What of the environment of a run tells machines apart.
-ENVIRONMENT = ("device", "threads", "cpu_capability", "platform", "engine", "python", "torch", "torchvision", "numpy",
-               "paperlib")
 
 
 def labels(grid_name: GridLike) -> dict[str, str]:
@@ -391,14 +388,15 @@ def environments(grid_names: Sequence[str] | None = None) -> pd.DataFrame:
     Columns: grid, those of a record's environment, how steps ran as "engine", commit, dirty, runs (count), first, last
     (dates, UTC), machine (a number for each environment, the first that was used being 1).
     """
-    keys = ENVIRONMENT
+    keys = ["device", "threads", "cpu_capability", "platform", "engine", "python", "torch", "torchvision", "numpy",
+            "paperlib"]
     rows = [{"grid": name, **record.environment, "engine": _engine(record), **record.code,
              "date": record.timing["finished"][:10]}
             for name in (grids.names() if grid_names is None else grid_names) for _, record in present(name)]
     frame = pd.DataFrame(rows, columns=["grid", *keys, "commit", "dirty", "date"])
     groups = frame.groupby(["grid", *keys, "commit", "dirty"], sort=False, dropna=False)["date"]
     found = groups.agg(runs="size", first="min", last="max").reset_index()
-    numbers = found.sort_values("first", kind="stable").groupby([*keys], sort=False, dropna=False).ngroup() + 1
+    numbers = found.sort_values("first", kind="stable").groupby(keys, sort=False, dropna=False).ngroup() + 1
     return found.assign(machine=numbers)
 
 

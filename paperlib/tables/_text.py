@@ -41,6 +41,12 @@ def signed(mean: float, low: float, high: float, digits: int = 1) -> str:
     return f"{sign(mean, digits)} [{sign(low, digits)}, {sign(high, digits)}]"
 
 
+def in_points(frame: pd.DataFrame, mean: str = "mean", prefix: str = "") -> list[str]:
+    """Fractions with their intervals, in percentage points."""
+    return [signed(100 * mean, 100 * low, 100 * high, 2)
+            for mean, low, high in zip(frame[mean], frame[f"{prefix}low"], frame[f"{prefix}high"], strict=True)]
+
+
 def points(differences: pd.DataFrame, setup: str, variant: str, k: int, digits: int = 1) -> str:
     """One difference to cross entropy in percentage points with its interval, for a sentence.
 

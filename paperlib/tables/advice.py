@@ -6,7 +6,7 @@ from paperlib import analysis
 from paperlib.analysis.comparisons import MARGIN, MEMORISES, PRIMARY_GRID
 from paperlib.analysis.study import RESNET_GRID, SEARCHED_GRID
 from paperlib.grids import Grid
-from paperlib.tables._text import points, rows, seeds_of, signed, starts
+from paperlib.tables._text import in_points, points, rows, seeds_of, signed, starts
 
 TARGET = 0.99
 #: Where cross entropy memorises, if it does: all steps that are about that rest on this setup.
@@ -76,22 +76,21 @@ def _scores() -> Iterator[str]:
     part = analysis.posthoc_part(SEARCHED_GRID)
     if part is None or own.empty:
         return
-    gain, record = own.iloc[0], analysis.present(part)[0][1]
+    [gain], record = in_points(own), analysis.present(part)[0][1]
     saved = analysis.posthoc_candidates(SEARCHED_GRID, targets=(TARGET,)).query(
         "variant == 'ce' and method == 'chosen'").iloc[0]
     yield ("**If you have labelled images to spare, change the scores of the trained network.** Fitted to "
            f"{record.validation['n']:,} validation images, beside {record.data['train']:,} for training, that changed "
-           f"top-5 by {signed(100 * gain['mean'], 100 * gain['low'], 100 * gain['high'], 2)} points and the number of "
-           f"candidates for {100 * TARGET:g} % by {signed(saved['difference'], saved['low'], saved['high'])}, against "
-           f"cross entropy at the searched rate ({seeds_of(part)}; {{doc}}`03-posthoc`).{_elsewhere()}")
+           f"top-5 by {gain} points and the number of candidates for {100 * TARGET:g} % by "
+           f"{signed(saved['difference'], saved['low'], saved['high'])}, against cross entropy "
+           f"at the searched rate ({seeds_of(part)}; {{doc}}`03-posthoc`).{_elsewhere()}")
 
 
 def _elsewhere() -> str:
     """Where changed scores are not shown to gain."""
     found, labels = analysis.posthoc_differences(), analysis.labels(PRIMARY_GRID)
     own = found[(found["variant"] == "ce") & (found["method"] == "chosen") & (found["k"] == 5) & (found["low"] <= 0)]
-    texts = [f"by {signed(100 * row.mean, 100 * row.low, 100 * row.high, 2)} with {labels[row.setup]}"
-             for row in rows(own)]
+    texts = [f"by {gain} with {labels[setup]}" for gain, setup in zip(in_points(own), own["setup"], strict=True)]
     return f" Not everywhere: at the recipe's rate it changed top-5 {' and '.join(texts)}." if texts else ""
 
 
@@ -119,11 +118,10 @@ def _on_top(variant: str) -> str:
     part = analysis.posthoc_part(SEARCHED_GRID)
     if part is None or own.empty:
         return ""
-    row = next(rows(own))
-    text = signed(100 * row.mean, 100 * row.low, 100 * row.high, 2)
+    [gain] = in_points(own)
     untried = ", and this setting was not tried with them" if variant != "transition" else ""
-    return (f" That does not simply add to the step before: on top of changed scores a transition "
-            f"{starts(part, 'transition')} changed top-5 by {text} points{untried}.")
+    return (" Changing the scores may have part of that already: on top of changed scores a transition "
+            f"{starts(part, 'transition')} changed top-5 by {gain} points{untried}.")
 
 
 def _changed(part: Grid, variant: str) -> str:

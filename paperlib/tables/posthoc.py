@@ -5,7 +5,7 @@ import pandas as pd
 from paperlib import analysis
 from paperlib.analysis.comparisons import PRIMARY_GRID
 from paperlib.grids import GridLike
-from paperlib.tables._text import rows, signed, wide
+from paperlib.tables._text import in_points, signed, wide
 
 #: What to call the methods of the document.
 METHODS = {"none": "as they are", "temperature": "temperature", "bias": "bias", "vector": "vector", "matrix": "matrix",
@@ -21,8 +21,7 @@ def posthoc_differences(grid_name: GridLike = PRIMARY_GRID, frame: pd.DataFrame 
     found = analysis.posthoc_differences(grid_name) if frame is None else frame.copy()
     found = found[(found["method"] != "temperature") & (
         (found["variant"] == "ce") | found["method"].isin(["none", "chosen"]))]
-    found = found.assign(text=[signed(100 * row.mean, 100 * row.low, 100 * row.high, 2) for row in rows(found)],
-                         scores=found["method"].map(METHODS))
+    found = found.assign(text=in_points(found), scores=found["method"].map(METHODS))
     names = {k: f"top-{k}" for k in found["k"].unique()}
     table = wide(found, grid_name, "k", names, extra=["scores", "n"])
     return table[["setup", "loss", "scores", *names.values(), "n"]].rename(columns={"loss": "trained with"})

@@ -9,7 +9,7 @@ import pandas as pd
 from paperlib import analysis, grids, paths, records
 from paperlib.grids import GridLike
 from paperlib.reruns import compare
-from paperlib.tables._text import mean_sd, named, or_else, rows, signed, target_names, wide
+from paperlib.tables._text import in_points, mean_sd, named, or_else, rows, signed, target_names, wide
 
 #: Names of what tells machines apart.
 _ENVIRONMENT = {"device": "device", "threads": "threads", "cpu_capability": "instruction set", "platform": "platform",
@@ -39,7 +39,7 @@ def differences(grid_name: GridLike, ks: Sequence[int] = (1, 5, 10, 25), compari
                 frame: pd.DataFrame | None = None) -> pd.DataFrame:
     """Accuracy minus cross entropy's in percentage points, with paired t intervals."""
     found = analysis.differences(grid_name, ks=ks, comparisons=comparisons) if frame is None else frame.copy()
-    found["text"] = [signed(100 * row.mean, 100 * row.low, 100 * row.high, 2) for row in rows(found)]
+    found["text"] = in_points(found)
     return wide(found, grid_name, "k", {k: f"top-{k}" for k in found["k"].unique()}, extra=["n"])
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from paperlib import analysis
 from paperlib.analysis.study import SEARCHED_GRID
 from paperlib.grids import Grid, GridLike
-from paperlib.tables._text import named, points, rows, seeds_of, sign, signed, starts, values_tried
+from paperlib.tables._text import in_points, named, points, rows, seeds_of, sign, signed, starts, values_tried
 
 
 def verdicts(frame: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -151,14 +151,14 @@ def primary(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFr
     found = analysis.primary(grid_name) if frame is None else frame
     labels = analysis.labels(grid_name)
     return pd.DataFrame({
-        "setup": found["setup"].map(labels), "k": found["k"].astype(str), "difference": _points(found, "mean"),
+        "setup": found["setup"].map(labels), "k": found["k"].astype(str), "difference": in_points(found, "mean"),
         "p": [f"{row.p:.4f}" for row in rows(found)], "n": found["n"]})
 
 
 def equivalences(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
     """Whether each loss costs top-1 accuracy, by two one-sided tests."""
     found = analysis.equivalences(grid_name) if frame is None else frame
-    found = found.assign(text=_points(found, "mean"), answer=[_equivalence(row) for row in rows(found)])
+    found = found.assign(text=in_points(found, "mean"), answer=[_equivalence(row) for row in rows(found)])
     return named(found[["setup", "variant", "text", "answer", "n"]], grid_name).rename(
         columns={"text": "top-1 (90 % interval)", "answer": "no loss?"})
 
@@ -198,11 +198,5 @@ def aim(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
     labels = analysis.labels(grid_name)
     return pd.DataFrame({
         "setup": found["setup"].map(labels), "memorises": found["memorises"].map({True: "yes", False: "no"}),
-        "top-5": _points(found, "top5", "top5_"), "top-1 (90 % interval)": _points(found, "top1", "top1_"),
+        "top-5": in_points(found, "top5", "top5_"), "top-1 (90 % interval)": in_points(found, "top1", "top1_"),
         "aim": found["aim"], "n": found["n"]})
-
-
-def _points(frame: pd.DataFrame, mean: str, prefix: str = "") -> list[str]:
-    """Fractions with their intervals, in percentage points."""
-    return [signed(100 * mean, 100 * low, 100 * high, 2)
-            for mean, low, high in zip(frame[mean], frame[f"{prefix}low"], frame[f"{prefix}high"], strict=True)]
