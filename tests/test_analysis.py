@@ -90,6 +90,10 @@ def test_differences_are_paired_by_seed(done):
     for wrong in ((0,), (61,)):
         with pytest.raises(ValueError, match=r"ks=.*1..60"):
             analysis.differences("first-study", ks=wrong)
+    part = grids.load("first-study").part(lambda cell: (cell.seed == 0) == (cell.variant == "ce"))
+    for paired in (analysis.differences, analysis.candidate_differences, analysis.difference_bands):
+        with pytest.raises(ValueError, match=r"'ce' has seeds \[0\] and 'ramp' \[1, 2\]: expected the same"):
+            paired(part)
     with pytest.raises(ValueError, match="baseline='CE': expected one of the variants ce, ramp, grouped"):
         analysis.differences("first-study", baseline="CE")
 

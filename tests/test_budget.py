@@ -188,9 +188,15 @@ def test_a_loss_that_costs_about_as_much_is_free_and_one_far_below_is_cheaper(st
 def test_one_seed_has_no_price_and_noise_is_not_divided_by(study):
     write(study, "cifar-budget", seeds=(1,))
     one = trade().loc["all", "epochs20"]
-    assert (one.n, one.saved, one.price) == (1, 5, "open") and one.time == pytest.approx(2) and math.isnan(one.rate)
-    assert tables.price(one) == "not known yet" and one.low > 0
-    assert analysis.budget_order(analysis.budget_trades(draws=20)).empty
+    assert (one.n, one.saved, one.price, one.low > 0) == (1, 5, "dearer", True) and one.time == pytest.approx(2)
+    assert one.extra_low == one.extra == one.extra_high, "epochs are counted, not timed"
+    assert (one.rate_low, one.rate_high) == (-math.inf, math.inf)
+    wide = trade().loc["all", "width96"]
+    assert (wide.n, wide.price) == (1, "open") and tables.price(wide) == "not known yet"
+    alone = analysis.budget_trades(draws=20)
+    assert analysis.budget_order(alone).empty
+    assert tables.budget_order(alone, {"all": "all of it"}) == (
+        "- all of it: one seed so far, which orders nothing: 20 epochs.")
     write(study, "cifar-main")
     cell = study.cell("cifar-main", "all", "grouped", 2)
     timing = records.read(study.records / "cifar-main" / f"{cell.config.run_id}.json").timing
@@ -312,6 +318,10 @@ def test_what_to_change_first(study):
     assert order["price"].tolist() == ["free", "cheaper", "dearer", "dearer"]
     assert order["step"].tolist() == [1, 2, 3, 4]
     assert set(order["setup"]) == {"all"}, "a fifth gains by nothing here"
+    first, second = tables.budget_order(analysis.budget_trades(draws=50), {"all": "all of it"}).splitlines()
+    assert first.startswith("- all of it: grouped from the start (8.0 candidates; free), then ")
+    assert "core-minutes less), then 20 epochs (5.0 candidates; " in first and first.endswith(" candidates for each).")
+    assert second == "- fifth: nothing here saves candidates with an interval that leaves out 0."
 
 
 def test_a_change_of_loss_and_budget_is_named_as_both(study):

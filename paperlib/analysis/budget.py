@@ -277,6 +277,8 @@ def _cost(change: _Change, standard: _Change, level: Any) -> dict[str, Any]:
         return {"timed": 0, "time": math.nan, "extra": math.nan, "extra_low": -math.inf, "extra_high": math.inf,
                 "price": "open"}
     extra = stats.paired_t_interval(_extra(change, standard), level)
+    if change.same_work:  # counted, not timed: one seed says as much as ten
+        extra = extra._replace(low=extra.mean, high=extra.mean)
     return {"timed": len(ratios), "time": float(np.median(list(ratios.values()))), "extra": extra.mean,
             "extra_low": extra.low, "extra_high": extra.high, "price": _price(extra, unit)}
 

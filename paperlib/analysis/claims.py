@@ -93,12 +93,13 @@ def setups_verdict(parts: Sequence[Status], exceptions: int = 0) -> Verdict:
 
 
 def what_would_change(parts: Mapping[str, Status], exceptions: int = 0, leaning: str = "More seeds may settle",
-                      failing: str = "The sign is wrong, or an interval below 0") -> str:
+                      failing: str = "The sign is wrong, or an interval below 0", cap: str = "") -> str:
     """What it would take for another verdict of :func:`setups_verdict`, in words.
 
     Args:
         parts: status of each setup, by its label.
         exceptions: as for the verdict.
+        cap: why the verdict is "partly" at most, and so what more than that would need.
         leaning: what to say of setups in which the claim neither holds nor fails.
         failing: what to say of those in which it fails.
     """
@@ -107,11 +108,11 @@ def what_would_change(parts: Mapping[str, Status], exceptions: int = 0, leaning:
         return "the runs"
     needed = max(len(parts) - exceptions, 2) if exceptions else len(parts)
     missing = needed - list(parts.values()).count("holds")
-    if verdict == "reproduced":
+    if verdict == "reproduced" and not cap:
         return f"an interval that reaches 0 in {_setups(1 - missing)} where it lies above now"
     open_ones = [name for name, status in parts.items() if status == "leans"]
     against = [name for name, status in parts.items() if status == "fails"]
-    texts = [f"reproduced needs {_setups(missing)} more"]
+    texts = [cap or f"reproduced needs {_setups(missing)} more"]
     if open_ones:
         texts.append(f"{leaning}: " + "; ".join(open_ones))
     if against:
@@ -183,9 +184,12 @@ def verdict_frame(found: Mapping[str, Finding]) -> pd.DataFrame:
                          for key, finding in found.items()])
 
 
-def over_setups(ours: str, parts: Mapping[str, Status], exceptions: int = 0) -> Finding:
-    """The finding on a claim about setups, by their labels."""
-    return Finding(ours, setups_verdict(list(parts.values()), exceptions), what_would_change(parts, exceptions))
+def over_setups(ours: str, parts: Mapping[str, Status], exceptions: int = 0, cap: str = "") -> Finding:
+    """The finding on a claim about setups, by their labels; with a ``cap``, not more than "partly"."""
+    verdict = setups_verdict(list(parts.values()), exceptions)
+    if cap and verdict == "reproduced":
+        verdict = "partly"
+    return Finding(ours, verdict, what_would_change(parts, exceptions, cap=cap))
 
 
 def _c1(grid_names: Sequence[str], level: Any) -> Finding:

@@ -85,10 +85,16 @@ def joined(grid_name: GridLike) -> tuple[Grid, list[tuple[Cell, Record]]]:
 
 
 def rank_arrays(grid_name: GridLike, split: str = "test") -> tuple[Ranks, dict[str, int]]:
-    """Ranks (S, n) by setup and variant, seeds in the grid's order, and the number of classes by setup."""
+    """Ranks (S, n) by setup and variant, seeds in the grid's order, and the number of classes by setup.
+
+    Raises:
+        ValueError: variants of a setup have different seeds.
+    """
     rows: dict[tuple[str, str], list[NDArray[np.int64]]] = {}
     classes: dict[str, int] = {}
-    for cell, record in joined(grid_name)[1]:
+    grid, pairs = joined(grid_name)
+    require_paired(grid.name, pairs)
+    for cell, record in pairs:
         rows.setdefault((cell.setup, cell.variant), []).append(record.ranks(split))
         classes[cell.setup] = record.validation["num_classes"]
     return {key: np.stack(value) for key, value in rows.items()}, classes
@@ -101,9 +107,21 @@ def curve_arrays(grid_name: GridLike, split: str = "test") -> Curves:
         ValueError: variants of a setup have different seeds, or a model diverged.
     """
     rows: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
-    seeds: dict[tuple[str, str], list[int]] = {}
-    for cell, record in joined(grid_name)[1]:
+    grid, pairs = joined(grid_name)
+    require_paired(grid.name, pairs)
+    for cell, record in pairs:
         rows.setdefault((cell.setup, cell.variant), []).append(model_curves(record, split))
+    return {key: np.concatenate(value) for key, value in rows.items()}
+
+
+def require_paired(grid_name: str, pairs: Sequence[tuple[Cell, Record]]) -> None:
+    """Refuse variants of a setup with different seeds, since comparisons are paired by seed.
+
+    Raises:
+        ValueError: names the setup, the two variants and their seeds.
+    """
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for cell, record in pairs:
         seeds.setdefault((cell.setup, cell.variant), []).extend(record.seeds)
     first: dict[str, tuple[str, list[int]]] = {}
     for (setup, variant), own in seeds.items():
@@ -111,7 +129,6 @@ def curve_arrays(grid_name: GridLike, split: str = "test") -> Curves:
         if own != expected:
             raise ValueError(f"grid {grid_name!r}, setup {setup!r}: {other!r} has seeds {expected} and {variant!r} "
                              f"{own}: expected the same, since comparisons are paired by seed")
-    return {key: np.concatenate(value) for key, value in rows.items()}
 
 
 def model_curves(record: Record, split: str) -> NDArray[np.float64]:

@@ -161,11 +161,16 @@ def idle(grid_name: GridLike, variant: str = "transition") -> list[str]:
     Its networks are then those of cross entropy, but for what differs from one machine to the next, and there is
     nothing to compare.
     """
-    acts: dict[str, bool] = {}
+    return [setup for setup, (same, seeds) in idle_seeds(grid_name, variant).items() if same == seeds]
+
+
+def idle_seeds(grid_name: GridLike, variant: str = "transition") -> dict[str, tuple[int, int]]:
+    """In how many runs of each setup a loss never left cross entropy, and of how many."""
+    acts: dict[str, list[bool]] = {}
     for cell, record in frames.joined(grid_name)[1]:
         if cell.variant == variant:
-            acts[cell.setup] = acts.get(cell.setup, False) or any(row["strength"] != 0 for row in record.history)
-    return [setup for setup, acted in acts.items() if not acted]
+            acts.setdefault(cell.setup, []).append(any(row["strength"] != 0 for row in record.history))
+    return {setup: (own.count(False), len(own)) for setup, own in acts.items()}
 
 
 def acting(grid_name: GridLike, variant: str = "transition") -> Grid:
@@ -253,37 +258,31 @@ def _c2(rivals: Mapping[str, Mapping[str, Pair]], still: Container[str], labels:
             parts[labels.get(setup, setup)] = claims.part_status(list(leads.values()))
         texts.append(f"{labels.get(setup, setup)}: " + ", ".join(
             f"lead {_points(leads[rival])} over “{labels[rival]}”" if rival in leads else SAME for rival in rivals))
-    found, missing = claims.over_setups(_text(texts, setups), parts), _planned(PRIMARY_GRID) - len(parts)
-    return _capped(found, _to_come(missing)) if missing else found
+    missing = _planned(PRIMARY_GRID) - len(parts)
+    return claims.over_setups(_text(texts, setups), parts, cap=_to_come(missing) if missing else "")
 
 
 def _to_come(missing: int) -> str:
     return f"{missing} {'setup' if missing == 1 else 'setups'} of the plan still to come"
 
 
-def _capped(found: claims.Finding, why: str) -> claims.Finding:
-    """Not more than "partly", whatever the setups that were tested say."""
-    if found.verdict == "reproduced":
-        return found._replace(verdict="partly", change=why)
-    return found._replace(change=f"{found.change}. At most partly: {why}")
-
-
-def _of_setups(found: claims.Finding, still: Set[str], pairs: Mapping[str, Pair]) -> claims.Finding:
+def _all_but_one(texts: Sequence[str], parts: Mapping[str, claims.Status], still: Set[str],
+                 pairs: Mapping[str, Pair]) -> claims.Finding:
     """A claim about all setups but one needs them all, and the loss to act in all of them but one."""
-    if not pairs:
-        return found
-    if len(still) > 1:
-        found = _capped(found, f"{SAME} in {len(still)} setups")
-    missing = _planned(SETUPS_GRID) - len(pairs)
+    same, missing = len(still & pairs.keys()), _planned(SETUPS_GRID) - len(pairs) if pairs else 0
+    cap = f"more than partly needs a transition that starts in more setups: in {same} it never did" if same > 1 else ""
+    found = claims.over_setups(_text(texts, pairs), parts, exceptions=1, cap=cap)
+    if pairs and not parts:
+        found = found._replace(change="a setup in which it starts")
     return found._replace(change=f"{found.change}; {_to_come(missing)}") if missing else found
 
 
 def _c3(pairs: Mapping[str, Pair], still: Set[str], labels: Mapping[str, str], level: Any) -> claims.Finding:
     gains = {setup: stats.paired_t_interval(_gap(pair, 5), level, _planned(SETUPS_GRID))
              for setup, pair in pairs.items() if setup not in still}
-    return _of_setups(claims.over_setups(
-        _text([f"{labels[setup]}: {_points(gains[setup]) if setup in gains else SAME}" for setup in pairs], pairs),
-        {labels[setup]: claims.part_status([gain]) for setup, gain in gains.items()}, exceptions=1), still, pairs)
+    return _all_but_one(
+        [f"{labels[setup]}: {_points(gains[setup]) if setup in gains else SAME}" for setup in pairs],
+        {labels[setup]: claims.part_status([gain]) for setup, gain in gains.items()}, still, pairs)
 
 
 def _c4(pairs: Mapping[str, Pair], still: Set[str], labels: Mapping[str, str], level: Any,
@@ -308,7 +307,7 @@ def _c4(pairs: Mapping[str, Pair], still: Set[str], labels: Mapping[str, str], l
         parts[labels[setup]] = claims.part_status(gains, sign="mean")
         texts.append(f"{labels[setup]}: {_sign(100 * estimate.mean())} points on average, lower end of the band above "
                      f"0 at {int(np.sum(band.low > 0))} of {len(estimate)} k ({len(own)} seeds)")
-    return _of_setups(claims.over_setups(_text(texts, pairs), parts, exceptions=1), still, pairs)
+    return _all_but_one(texts, parts, still, pairs)
 
 
 def _c5(pairs: Mapping[str, Pair], still: Container[str], level: Any, draws: int) -> claims.Finding:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from paperlib import analysis
 from paperlib.analysis.comparisons import MARGIN, MEMORISES, PRIMARY_GRID
-from paperlib.analysis.study import RESNET_GRID, SEARCHED_GRID
+from paperlib.analysis.study import RESNET_GRID, SEARCHED_GRID, SETUPS_GRID
 from paperlib.grids import Grid
 from paperlib.tables._text import in_points, points, rows, seeds_of, signed, starts
 
@@ -33,10 +33,21 @@ def advice() -> str:
 def _look(still: list[str], main: Grid) -> str:
     text = ("**See whether cross entropy memorises**: whether its top-1 accuracy on its own training images ends at "
             f"least {100 * MEMORISES:g} points above that on validation images.")
-    names = " and ".join(analysis.labels(main)[setup] for setup in still)
+    names = "; ".join(analysis.labels(main)[setup] for setup in still)
     return text + (f" Where it did not ({names}), the transition that validation images chose never started, since it "
                    f"waits for the training accuracy to rise: nothing was lost there, and nothing tested.{_started()}"
-                   if still else "")
+                   if still else "") + _waited()
+
+
+def _waited() -> str:
+    """Where the chosen transition never started although cross entropy memorises."""
+    part = analysis.finished(SETUPS_GRID, ["transition"])
+    if part is None:
+        return ""
+    memorises = analysis.memorisation(part).set_index("setup")["memorises"]
+    names = "; ".join(f"“{analysis.labels(part)[setup]}”" for setup in analysis.idle(part) if memorises[setup])
+    return (f" It may also wait in vain where cross entropy does memorise: {names}. It acts "
+            f"{starts(part, 'transition')}, and so many were never right there." if names else "")
 
 
 def _started() -> str:

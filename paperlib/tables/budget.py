@@ -43,6 +43,27 @@ def price(row: Any) -> str:
     return {"free": "free", "open": "not known yet", "dearer": rate, "cheaper": cheaper}[row.price]
 
 
+def budget_order(trades: pd.DataFrame, labels: Mapping[str, str], target: float = 0.99) -> str:
+    """What to change first in each setup, as a list in MyST: :func:`paperlib.analysis.budget_order` in words."""
+    order, lines = analysis.budget_order(trades, target), []
+    for setup in trades["setup"].unique():
+        steps = [f"{row.label} ({row.saved:.1f} candidates; {_cost(row)})"
+                 for row in rows(order[order["setup"] == setup])]
+        saving = trades[(trades["setup"] == setup) & (trades["target"] == target) & (trades["low"] > 0)]
+        alone = saving.loc[saving["n"] == 1, "label"]
+        parts = [", then ".join(steps)] if steps else []
+        if len(alone):
+            parts.append(f"one seed so far, which orders nothing: {', '.join(alone)}")
+        lines.append(f"- {labels.get(setup, setup)}: "
+                     + ("; ".join(parts) or "nothing here saves candidates with an interval that leaves out 0") + ".")
+    return "\n".join(lines)
+
+
+def _cost(row: Any) -> str:
+    return {"free": "free", "cheaper": f"{-row.extra:.1f} core-minutes less", "open": "its price is not known yet",
+            "dearer": f"{row.extra:.1f} core-minutes more, {row.rate:.2f} candidates for each"}[row.price]
+
+
 def promises(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
     """How often a k chosen on validation images reached its target on test: a row for each rule that chooses."""
     found = analysis.promises(grid_name) if frame is None else frame

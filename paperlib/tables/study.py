@@ -33,7 +33,7 @@ def answer(grid_name: GridLike, differences: pd.DataFrame, hold: str = "each of 
     labels = analysis.labels(grid_name)
     still = set(analysis.idle(grid_name, differences["variant"].iloc[0]))
     memorises = analysis.memorisation(grid_name).set_index("setup")["memorises"]
-    lines, gains, top1 = [], set(), set()
+    lines, gains, top1 = [], [], set()
     for setup, own in differences.groupby("setup", sort=False):
         does = "memorises" if memorises[setup] else "does not memorise"
         head = f"- **{labels[setup]}**: cross entropy {does} its training images; the transition "
@@ -44,19 +44,10 @@ def answer(grid_name: GridLike, differences: pd.DataFrame, hold: str = "each of 
         parts = [f"{side} at k = {', '.join(map(str, ks))}" for side, ks in sides.items() if len(ks)]
         lines.append(head + f"is {' and '.join(parts) or 'ahead at no length, and behind at none'}.")
         if (sides["ahead"] > 1).any() and not (sides["behind"] > 1).any():
-            gains.add(bool(memorises[setup]))
+            gains.append(labels[setup])
         top1 |= {side for side, ks in sides.items() if (ks == 1).any()}
-    end = f"By these intervals, {hold}, longer lists gain {_where(gains)}"
+    end = f"By these intervals, {hold}, longer lists gain {'with ' + '; '.join(gains) if gains else 'in no setup'}"
     return "\n".join([*lines, "", end + (_price(top1) if gains else ".")])
-
-
-def _where(gains: set[bool]) -> str:
-    """Setups by whether cross entropy memorises."""
-    if not gains:
-        return "in no setup"
-    if gains == {True}:
-        return "where cross entropy memorises"
-    return f"{'also' if True in gains else 'only'} where cross entropy does not memorise"
 
 
 def _price(sides: set[str]) -> str:
@@ -70,12 +61,14 @@ def _price(sides: set[str]) -> str:
 
 
 def idle(grid_name: GridLike, variant: str = "transition") -> str:
-    """A sentence that names the setups in which a loss never left cross entropy; empty where there are none."""
-    labels, still = analysis.labels(grid_name), analysis.idle(grid_name, variant)
-    names = " and ".join(labels[setup] for setup in still)
-    text = (f"**{names}**: the transition never started, because the accuracy on training images stayed below where "
-            "it would; its runs are cross entropy's.")
-    return text if still else ""
+    """Sentences that name the setups in which a loss never left cross entropy; empty where there are none."""
+    labels, counts = analysis.labels(grid_name), analysis.idle_seeds(grid_name, variant)
+    never = "; ".join(f"**{labels[setup]}**" for setup, (same, seeds) in counts.items() if same == seeds)
+    texts = [f"{never}: the transition never started, because the accuracy on training images stayed below where it "
+             "would; its runs are cross entropy's."] if never else []
+    texts += [f"**{labels[setup]}**: the transition never started in {same} of {seeds} runs, which are cross "
+              "entropy's." for setup, (same, seeds) in counts.items() if 0 < same < seeds]
+    return " ".join(texts)
 
 
 def longer_lists(grid_name: GridLike, variant: str, target: float = 0.99, frame: pd.DataFrame | None = None) -> str:
