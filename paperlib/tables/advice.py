@@ -47,7 +47,8 @@ def _waited() -> str:
     memorises = analysis.memorisation(part).set_index("setup")["memorises"]
     names = "; ".join(f"“{analysis.labels(part)[setup]}”" for setup in analysis.idle(part) if memorises[setup])
     return (f" It may also wait in vain where cross entropy does memorise: {names}. It acts "
-            f"{starts(part, 'transition')}, which was not reached there." if names else "")
+            f"{starts(part, 'transition')}, as a running average, which was not reached before training ended."
+            if names else "")
 
 
 def _started() -> str:

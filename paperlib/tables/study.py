@@ -64,8 +64,8 @@ def idle(grid_name: GridLike, variant: str = "transition") -> str:
     """Sentences that name the setups in which a loss never left cross entropy; empty where there are none."""
     labels, counts = analysis.labels(grid_name), analysis.idle_seeds(grid_name, variant)
     never = "; ".join(f"**{labels[setup]}**" for setup, (same, seeds) in counts.items() if same == seeds)
-    texts = [f"{never}: the transition never started, because the accuracy on training images stayed below where it "
-             "would; its runs are cross entropy's."] if never else []
+    texts = [f"{never}: the transition never started, because the running average of the accuracy on training images "
+             "that it follows stayed below where it would; its runs are cross entropy's."] if never else []
     texts += [f"**{labels[setup]}**: the transition never started in {same} of {seeds} runs, which are cross "
               "entropy's." for setup, (same, seeds) in counts.items() if 0 < same < seeds]
     return " ".join(texts)
