@@ -181,7 +181,7 @@ def test_no_line_breaks_within_a_number_and_what_belongs_to_it(book, page):
     article = BeautifulSoup((book.html / f"{page}.html").read_text(), "html.parser").select_one("article")
     for verbatim in article.select("pre, code, script, noscript, .math, .sig"):
         verbatim.decompose()
-    assert re.findall(r".{,20}(?:\d %|\b[kn] = |[\[−+]\d[\d.]*, [+−-]?[\d.]+\]).{,5}", article.get_text()) == []
+    assert re.findall(r".{,20}(?:\d %|± \d|\b[kn] = |[\[−+]\d[\d.]*, [+−-]?[\d.]+\]).{,5}", article.get_text()) == []
 
 
 @pytest.mark.parametrize("page", pages())

@@ -1,4 +1,4 @@
-"""Keeps together what is read as one: 95 %, k = 5, [0.1, 0.9]. A line may break before or after it, not inside."""
+"""Keeps together what is read as one: 95 %, k = 5, ± 0.2, [0.1, 0.9]. A line may break beside it, not inside."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 VERBATIM = (nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw, nodes.comment)
 NUMBER = r"[+−-]?[\d.,]*\d|never"
 #: Spaces that no line breaks at. The number before a percent sign may stand in a node of its own.
-INSIDE = re.compile(rf" (?=%)|(?<=\b[kn]) (?== )|(?<=\b[kn] =) |(?<=,) (?=(?:{NUMBER})(?: %)?\])")
+INSIDE = re.compile(rf" (?=%)|(?<=±) (?=\d)|(?<=\b[kn]) (?== )|(?<=\b[kn] =) |(?<=,) (?=(?:{NUMBER})(?: %)?\])")
 
 
 def unbroken(text: str) -> str:
