@@ -182,6 +182,7 @@ def test_no_line_breaks_within_a_number_and_what_belongs_to_it(book, page):
     for verbatim in article.select("pre, code, script, noscript, .math, .sig"):
         verbatim.decompose()
     assert re.findall(r".{,20}(?:\d %|± \d|\b[kn] = |[\[−+]\d[\d.]*, [+−-]?[\d.]+\]).{,5}", article.get_text()) == []
+    assert [found for table in article.select("table") for found in re.findall(r"\w+-\d+", table.get_text())] == []
 
 
 @pytest.mark.parametrize("page", pages())

@@ -383,7 +383,7 @@ def test_the_advice_on_what_never_acted_on_scores_and_on_smoothing(study, monkey
                               "target": 0.99, "difference": -3.0}])
     nothing = adjusted.assign(setup="all", mean=0.0, low=-0.001, high=0.001)
     monkeypatch.setattr(analysis, "posthoc_differences", lambda grid=None: adjusted if grid else nothing)
-    monkeypatch.setattr(analysis, "posthoc_candidates", lambda grid, targets: adjusted)
+    monkeypatch.setattr(analysis, "posthoc_candidates", lambda grid, **_: adjusted)
     monkeypatch.setattr(analysis, "posthoc_part", analysis.finished)
     scores = tables.advice().splitlines()[2]
     assert "top-5 by +1.00 [+0.50, +1.50] points" in scores and "by \N{MINUS SIGN}3.0 [" in scores

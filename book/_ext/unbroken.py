@@ -1,4 +1,7 @@
-"""Keeps together what is read as one: 95 %, k = 5, ± 0.2, [0.1, 0.9]. A line may break beside it, not inside."""
+"""Keeps together what is read as one: 95 %, k = 5, ± 0.2, [0.1, 0.9]. A line may break beside it, not inside.
+
+In tables, whose columns are narrow, so are top-10 and ResNet-18.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,13 @@ VERBATIM = (nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, no
 NUMBER = r"[+−-]?[\d.,]*\d|never"
 #: Spaces that no line breaks at. The number before a percent sign may stand in a node of its own.
 INSIDE = re.compile(rf" (?=%)|(?<=±) (?=\d)|(?<=\b[kn]) (?== )|(?<=\b[kn] =) |(?<=,) (?=(?:{NUMBER})(?: %)?\])")
+HYPHEN = re.compile(r"(?<=\w-)(?=\d)")
 
 
-def unbroken(text: str) -> str:
-    """The text with spaces that do not break where they would tear apart a number and what belongs to it."""
-    return INSIDE.sub("\N{NO-BREAK SPACE}", text)
+def unbroken(text: str, in_table: bool) -> str:
+    """The text without places to break a line at between a number and what belongs to it."""
+    text = INSIDE.sub("\N{NO-BREAK SPACE}", text)
+    return HYPHEN.sub("\N{WORD JOINER}", text) if in_table else text
 
 
 class Unbroken(SphinxPostTransform):
@@ -29,7 +34,7 @@ class Unbroken(SphinxPostTransform):
     def run(self, **kwargs: Any) -> None:
         """Replace text by :func:`unbroken` text."""
         for node in list(self.document.findall(nodes.Text)):
-            changed = unbroken(node)
+            changed = unbroken(node, _within(node, (nodes.table,)))
             if changed != node and not _within(node, VERBATIM):
                 node.parent.replace(node, nodes.Text(changed))
 

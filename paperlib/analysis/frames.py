@@ -339,14 +339,10 @@ def candidate_differences(grid_name: GridLike, baseline: str = "ce", targets: Se
     """
     ranks, _ = rank_arrays(grid_name, split)
     require_variant(ranks, baseline)
-    smallest, rows = stats.smallest_k_statistic(targets), []
-
-    def statistic(own: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.subtract(smallest(own), smallest(other))
-
+    rows: list[dict[str, Any]] = []
     for (setup, variant), own in ranks.items():
         if variant != baseline:
-            band = stats.mean_interval(statistic, own, ranks[setup, baseline], level=level, draws=draws, seed=seed)
+            band = stats.smallest_k_differences(own, ranks[setup, baseline], targets, level, draws, seed)
             rows += [{"setup": setup, "variant": variant, "target": target, "difference": band.estimate[i],
                       "low": band.low[i], "high": band.high[i], "n": len(own)} for i, target in enumerate(targets)]
     return pd.DataFrame(rows)

@@ -5,6 +5,7 @@ A setup counts as soon as its first four seeds are there, and with all of them w
 """
 
 import hashlib
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -108,19 +109,20 @@ def posthoc_differences(grid_name: GridLike = PRIMARY_GRID, baseline: str = "ce"
 
 def posthoc_candidates(grid_name: GridLike = PRIMARY_GRID, baseline: str = "ce",
                        targets: tuple[float, ...] = (0.95, 0.99), level: float = 0.95, draws: int = 1000,
-                       methods: tuple[str, ...] = (PLAIN, CHOSEN)) -> pd.DataFrame:
+                       methods: tuple[str, ...] = (PLAIN, CHOSEN),
+                       variants: Container[str] | None = None) -> pd.DataFrame:
     """How many candidates more than the baseline with plain scores; negative is fewer. Paired two-way bootstrap.
 
-    Columns: setup, variant, method, target, difference, low, high, n (seeds).
+    Of all variants, or of some. Columns: setup, variant, method, target, difference, low, high, n (seeds).
     """
     rows: list[dict[str, Any]] = []
     for setup, variant, method, own, other in _pairs(posthoc_ranks(grid_name), baseline):
-        if method not in methods:
+        if method not in methods or (variants is not None and variant not in variants):
             continue
-        for target in targets:
-            band = stats.smallest_k_difference(own, other, target, level, draws)
-            rows.append({"setup": setup, "variant": variant, "method": method, "target": target,
-                         "difference": band.estimate, "low": band.low, "high": band.high, "n": len(own)})
+        band = stats.smallest_k_differences(own, other, targets, level, draws)
+        rows += [{"setup": setup, "variant": variant, "method": method, "target": target,
+                  "difference": band.estimate[i], "low": band.low[i], "high": band.high[i], "n": len(own)}
+                 for i, target in enumerate(targets)]
     return pd.DataFrame(rows, columns=["setup", "variant", "method", "target", "difference", "low", "high", "n"])
 
 

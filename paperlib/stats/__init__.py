@@ -11,6 +11,7 @@ from paperlib.stats.bootstrap import (
     Band,
     mean_interval,
     smallest_k_difference,
+    smallest_k_differences,
     smallest_k_statistic,
     sup_t_band,
     two_way_bootstrap,
@@ -33,6 +34,6 @@ from paperlib.stats.seeds import (
 __all__ = [
     "Band", "Equivalence", "Interval", "certified_k", "clopper_pearson", "crossing_interval", "crossing_k",
     "equivalence_test", "holm", "hotelling_radius", "max_t_sign_flips", "mean_interval", "paired_t_interval",
-    "prediction_interval", "ratio_interval", "sign_flips", "smallest_k_difference", "smallest_k_interval",
-    "smallest_k_statistic", "sup_t_band", "two_way_bootstrap", "wilson",
+    "prediction_interval", "ratio_interval", "sign_flips", "smallest_k_difference", "smallest_k_differences",
+    "smallest_k_interval", "smallest_k_statistic", "sup_t_band", "two_way_bootstrap", "wilson",
 ]

@@ -11,6 +11,7 @@ primary; this is for curves and for quantities whose spread the images decide.
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,12 +55,14 @@ def two_way_bootstrap(statistic: Callable[..., Any], *ranks: ArrayLike, draws: i
         raise ValueError("ranks: expected one or more arrays of one shape (seeds, n), "
                          f"got {[array.shape for array in arrays]}")
     seeds, n = arrays[0].shape
+    each_seed = list(zip(*arrays, strict=True))
     rng = np.random.default_rng(seed)
     scale = math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0
     replicates = []
     for _ in range(as_count(draws, "draws")):
         images = rng.integers(n, size=n)
-        values = np.array([statistic(*(array[s, images] for array in arrays)) for s in range(seeds)], float)
+        # Of a row at a time, take is twice as fast as an index.
+        values = np.array([statistic(*(row.take(images) for row in rows)) for rows in each_seed], float)
         mean = values.mean(0)
         replicates.append(mean + scale * (values[rng.integers(seeds, size=seeds)].mean(0) - mean))
     return np.array(replicates)
@@ -110,17 +113,20 @@ def smallest_k_statistic(targets: Sequence[Any]) -> Callable[[NDArray[np.int64]]
     """A statistic for :func:`two_way_bootstrap`: the smallest k of each target, exact in target times n."""
     fractions: list[Fraction] = [as_fraction(target, "target", closed=True) for target in targets]
 
+    @cache
+    def needed(n: int) -> list[int]:
+        return [math.ceil(fraction * n) for fraction in fractions]
+
     def statistic(ranks: NDArray[np.int64]) -> list[int]:
-        hits = np.cumsum(np.bincount(ranks))
-        needed = [math.ceil(fraction * len(ranks)) for fraction in fractions]
-        return [int(k) for k in np.searchsorted(hits, needed)]
+        found: list[int] = np.bincount(ranks).cumsum().searchsorted(needed(len(ranks))).tolist()
+        return found
 
     return statistic
 
 
-def smallest_k_difference(ranks_a: ArrayLike, ranks_b: ArrayLike, target: Any, level: Any = 0.95,
-                          draws: int = 2000, seed: int = 0) -> Band:
-    """How many candidates more A needs than B for a target accuracy, with an interval.
+def smallest_k_differences(ranks_a: ArrayLike, ranks_b: ArrayLike, targets: Sequence[Any], level: Any = 0.95,
+                           draws: int = 2000, seed: int = 0) -> Band:
+    """How many candidates more A needs than B for each target accuracy, with intervals.
 
     The mean over seeds of the difference of smallest k paired by seed and image, with a percentile interval
     from the two-way bootstrap. At a target of .99 one image in a hundred decides: expect it to be wide.
@@ -128,18 +134,24 @@ def smallest_k_difference(ranks_a: ArrayLike, ranks_b: ArrayLike, target: Any, l
     Args:
         ranks_a: integer label ranks, shape (S, n).
         ranks_b: the same seeds and images under the other loss.
-        target: accuracy in (0, 1].
-        level: confidence in (0, 1).
+        targets: accuracies in (0, 1].
+        level: confidence of each interval, in (0, 1).
         draws: bootstrap replicates.
         seed: of the resampling.
 
     Returns:
-        :class:`Band` of floats; below 0 where A needs fewer candidates.
+        :class:`Band` of float64 arrays, an entry a target; below 0 where A needs fewer candidates.
 
     Raises:
-        ValueError: ranks that are not integers (S, n) of one shape; target or level out of range.
+        ValueError: ranks that are not integers (S, n) of one shape; a target or level out of range.
     """
-    single = smallest_k_statistic((target,))
-    band = mean_interval(lambda a, b: single(a)[0] - single(b)[0], ranks_a, ranks_b,
-                         level=level, draws=draws, seed=seed)
-    return Band(*(float(value) for value in band))
+    smallest = smallest_k_statistic(targets)
+    return mean_interval(lambda a, b: [k - other for k, other in zip(smallest(a), smallest(b), strict=True)],
+                         ranks_a, ranks_b, level=level, draws=draws, seed=seed)
+
+
+def smallest_k_difference(ranks_a: ArrayLike, ranks_b: ArrayLike, target: Any, level: Any = 0.95,
+                          draws: int = 2000, seed: int = 0) -> Band:
+    """:func:`smallest_k_differences` for one target: a :class:`Band` of floats."""
+    band = smallest_k_differences(ranks_a, ranks_b, (target,), level, draws, seed)
+    return Band(*(float(value[0]) for value in band))

@@ -89,12 +89,12 @@ def _scores() -> Iterator[str]:
     if part is None or own.empty:
         return
     [gain], record = in_points(own), analysis.present(part)[0][1]
-    saved = analysis.posthoc_candidates(SEARCHED_GRID, targets=(TARGET,)).query(
-        "variant == 'ce' and method == 'chosen'").iloc[0]
+    [saved] = rows(analysis.posthoc_candidates(SEARCHED_GRID, targets=(TARGET,), methods=("chosen",),
+                                               variants=("ce",)))
     yield ("**If you have labelled images to spare, change the scores of the trained network.** Fitted to "
            f"{record.validation['n']:,} validation images, beside {record.data['train']:,} for training, that changed "
            f"top-5 by {gain} points and the number of candidates for {100 * TARGET:g} % by "
-           f"{signed(saved['difference'], saved['low'], saved['high'])}, against cross entropy "
+           f"{signed(saved.difference, saved.low, saved.high)}, against cross entropy "
            f"at the searched rate ({seeds_of(part)}; {{doc}}`03-posthoc`).{_elsewhere()}")
 
 
@@ -138,20 +138,27 @@ def _on_top(variant: str) -> str:
 
 def _changed(part: Grid, variant: str) -> str:
     """What a variant changes against cross entropy in the only setup of a grid: the rest of a sentence."""
-    setup = next(iter(part.setups))
+    setup, part = next(iter(part.setups)), _beside_ce(part, variant)
     found, saved = analysis.differences(part, ks=(1, 5)), analysis.candidate_differences(part, targets=(TARGET,))
-    row = saved[saved["variant"] == variant].iloc[0]
+    row = saved.iloc[0]
     return (f"changed top-5 by {points(found, setup, variant, 5, 2)} points, top-1 by "
             f"{points(found, setup, variant, 1, 2)}, and the number of candidates for {100 * TARGET:g} % by "
             f"{signed(row['difference'], row['low'], row['high'])}")
 
 
+def _beside_ce(part: Grid, variant: str) -> Grid:
+    return part.part(lambda cell: cell.variant in ("ce", variant))
+
+
 def _smoothing(main: Grid) -> Iterator[str]:
-    found, needed = (of(main, targets=(TARGET,)) for of in (analysis.candidate_differences, analysis.candidates))
+    if "smoothed" not in main.variants:
+        return
+    part = _beside_ce(main, "smoothed")
+    found, needed = (of(part, targets=(TARGET,)) for of in (analysis.candidate_differences, analysis.candidates))
     length = needed.set_index(["setup", "variant"])["k"]
     costs = [f"from {length[row.setup, 'ce']:.1f} to {length[row.setup, 'smoothed']:.1f} "
              f"({analysis.labels(main)[row.setup]}; {signed(row.difference, row.low, row.high)})"
-             for row in rows(found.query("variant == 'smoothed' and low > 0"))]
+             for row in rows(found.query("low > 0"))]
     if costs:
         yield ("**Leave out label smoothing if you show long lists.** At the recipe's rate it raised the number of "
                f"candidates for {100 * TARGET:g} % {' and '.join(costs)}.")

@@ -38,7 +38,8 @@ def posthoc_answer(grid_name: GridLike = PRIMARY_GRID, trained: str = "transitio
         return pd.DataFrame()
     labels, still = analysis.labels(grid_name), analysis.idle(part, trained)
     gains = analysis.posthoc_differences(grid_name).set_index(["setup", "variant", "method", "k"])
-    saved = analysis.posthoc_candidates(grid_name, targets=TARGETS).set_index(["setup", "variant", "method", "target"])
+    saved = analysis.posthoc_candidates(grid_name, targets=TARGETS, variants=("ce", trained)).set_index(
+        ["setup", "variant", "method", "target"])
     table = []
     for setup in part.setups:
         for words, variant, method in (("scores changed", "ce", "chosen"), (trained, trained, "none"),
