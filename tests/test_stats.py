@@ -399,6 +399,26 @@ def test_smallest_k_difference_finds_a_shift_and_covers_it():
     assert found == 60
 
 
+def test_differences_for_several_targets_are_those_for_each():
+    rng, targets = np.random.default_rng(14), (0.5, 0.9, 1)
+    ranks, other = (crossed_ranks(rng, 4, 400, seed_spread=0.3) for _ in range(2))
+    together = stats.smallest_k_differences(ranks, other, targets, level=0.9, draws=100, seed=3)
+    alone = [stats.smallest_k_difference(ranks, other, target, level=0.9, draws=100, seed=3) for target in targets]
+    np.testing.assert_array_equal(np.transpose(together), alone)
+    assert len(set(map(tuple, alone))) == len(targets)
+
+
+def test_the_bootstrap_draws_images_for_all_seeds_and_losses_together():
+    pair = [crossed_ranks(np.random.default_rng(seed), 3, 50) for seed in (15, 16)]
+    found = stats.two_way_bootstrap(lambda a, b: top5(a) - top5(b), *pair, draws=20, seed=5)
+    rng, expected = np.random.default_rng(5), []
+    for _ in range(20):
+        images = rng.integers(50, size=50)
+        gaps = np.array([top5(pair[0][seed, images]) - top5(pair[1][seed, images]) for seed in range(3)])
+        expected.append(gaps.mean() + math.sqrt(3 / 2) * (gaps[rng.integers(3, size=3)].mean() - gaps.mean()))
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_smallest_k_difference_refuses_unpaired_ranks():
     with pytest.raises(ValueError, match="one shape"):
         stats.smallest_k_difference([[1, 2]], [[1, 2, 3]], 0.9)
