@@ -345,7 +345,11 @@ def test_the_advice_names_where_the_transition_waits_in_vain(study, monkeypatch)
     memorise(monkeypatch, 2.0)
     assert "in vain" not in tables.advice()
     memorise(monkeypatch, -2.0)
-    assert "does memorise: “resnet of it”. It acts from " in tables.advice().splitlines()[0]
+    look = tables.advice().splitlines()[0]
+    assert "does memorise: “resnet of it”. It acts from " in look and "sure to gain" not in look
+    run(study, {"all": CE["all"]}, setups=("all",))
+    look = tables.advice().splitlines()[0]
+    assert look.endswith("it changed top-5 by 0.00 [0.00, 0.00] points with “all of it” (8 seeds).")
 
 
 @pytest.mark.parametrize(("top1", "top5", "seeds", "head"), [

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import pandas as pd
+
 from paperlib import analysis
 from paperlib.analysis.comparisons import MARGIN, MEMORISES, PRIMARY_GRID
 from paperlib.analysis.study import RESNET_GRID, SEARCHED_GRID, SETUPS_GRID
@@ -36,19 +38,27 @@ def _look(still: list[str], main: Grid) -> str:
     names = "; ".join(analysis.labels(main)[setup] for setup in still)
     return text + (f" Where it did not ({names}), the transition that validation images chose never started, since it "
                    f"waits for the training accuracy to rise: nothing was lost there, and nothing tested.{_started()}"
-                   if still else "") + _waited()
+                   if still else "") + _in_vain()
 
 
-def _waited() -> str:
-    """Where the chosen transition never started although cross entropy memorises."""
+def _in_vain() -> str:
+    """Where cross entropy memorises, but the chosen transition never started, or is not shown to gain."""
     part = analysis.finished(SETUPS_GRID, ["transition"])
     if part is None:
         return ""
     memorises = analysis.memorisation(part).set_index("setup")["memorises"]
     names = "; ".join(f"“{analysis.labels(part)[setup]}”" for setup in analysis.idle(part) if memorises[setup])
-    return (f" It may also wait in vain where cross entropy does memorise: {names}. It acts "
+    text = (f" It may also wait in vain where cross entropy does memorise: {names}. It acts "
             f"{starts(part, 'transition')}, as a running average, which was not reached before training ended."
             if names else "")
+    started = analysis.acting(part)
+    found = analysis.aim(started) if "transition" in started.variants else pd.DataFrame()
+    own = found[found["memorises"] & (found["top5_low"] <= 0)] if len(found) else found
+    if own.empty:
+        return text
+    changes = [f"by {gain} points with “{analysis.labels(part)[row.setup]}” ({row.n} seeds)"
+               for gain, row in zip(in_points(own, "top5", "top5_"), rows(own), strict=True)]
+    return text + f" Nor is it sure to gain where it starts: it changed top-5 {' and '.join(changes)}."
 
 
 def _started() -> str:
