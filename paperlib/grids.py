@@ -1,6 +1,5 @@
 """Named grids of runs: TOML files under ``experiments/grids`` unrolled into cells in priority order."""
 
-import functools
 import itertools
 import math
 import tomllib
@@ -114,15 +113,8 @@ def load(name: GridLike) -> Grid:
     if not path.is_file():
         raise ValueError(f"unknown grid {str(name)!r}: expected one of {', '.join(names()) or '(none found)'} "
                          f"or the path of a .toml file")
-    chosen = presets.file().read_bytes() if presets.file().exists() else b""
-    return _unrolled(path, path.read_bytes(), chosen)
-
-
-@functools.cache
-def _unrolled(path: Path, content: bytes, chosen: bytes) -> Grid:
-    """The grid of a file. A chapter asks for each many times, so it is kept for as long as file and presets stay."""
     try:
-        table = tomllib.loads(content.decode())
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"grid {path.name} is not valid TOML: {error}") from error
     if unknown := set(table) - _TOP_KEYS:
