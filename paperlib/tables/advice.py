@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 
-import pandas as pd
-
 from paperlib import analysis
 from paperlib.analysis.comparisons import MARGIN, MEMORISES, PRIMARY_GRID
 from paperlib.analysis.study import RESNET_GRID, SEARCHED_GRID, SETUPS_GRID
@@ -46,19 +44,17 @@ def _in_vain() -> str:
     part = analysis.finished(SETUPS_GRID, ["transition"])
     if part is None:
         return ""
-    memorises = analysis.memorisation(part).set_index("setup")["memorises"]
-    names = "; ".join(f"“{analysis.labels(part)[setup]}”" for setup in analysis.idle(part) if memorises[setup])
+    found, labels = analysis.aim(part).query("memorises"), analysis.labels(part)
+    still = found["setup"].isin(analysis.idle(part))
+    names = "; ".join(f"“{labels[setup]}”" for setup in found[still]["setup"])
     text = (f" It may also wait in vain where cross entropy does memorise: {names}. It acts "
             f"{starts(part, 'transition')}, as a running average, which was not reached before training ended."
             if names else "")
-    started = analysis.acting(part)
-    found = analysis.aim(started) if "transition" in started.variants else pd.DataFrame()
-    own = found[found["memorises"] & (found["top5_low"] <= 0)] if len(found) else found
-    if own.empty:
-        return text
-    changes = [f"by {gain} points with “{analysis.labels(part)[row.setup]}” ({row.n} seeds)"
+    own = found[~still & (found["top5_low"] <= 0)]
+    changes = [f"by {gain} points with “{labels[row.setup]}” ({row.n} seeds)"
                for gain, row in zip(in_points(own, "top5", "top5_"), rows(own), strict=True)]
-    return text + f" Nor is it sure to gain where it starts: it changed top-5 {' and '.join(changes)}."
+    return text + (f" Nor is it sure to gain where it starts: it changed top-5 {' and '.join(changes)}."
+                   if changes else "")
 
 
 def _started() -> str:
