@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from paperlib import analysis, benchmark, losses, paths, tables, train
-from paperlib.benchmark import PARTS, QUICK, _nets, _parts
+from paperlib.benchmark import PARTS, QUICK, _nets, _parts, _timing
 from paperlib.benchmark._timing import Turns, Watch, spread
 from paperlib.branches import Run
 from paperlib.config import RunConfig
@@ -75,7 +75,7 @@ def test_every_network_is_timed_in_both_precisions(measured) -> None:
     for row in rows:
         assert 0 < row["loop_low"] <= row["loop"] <= row["loop_high"]
         assert 0.1 < row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
-        assert row["loop"] / row["ceiling"] == pytest.approx(row["ratio"], rel=0.5)  # medians, of two things each
+        assert 0 < row["ceiling_low"] <= row["ceiling"] <= row["ceiling_high"]
         assert row["gflops"] == pytest.approx(6e-9 * row["macs"] * row["loop"])
 
 
@@ -88,8 +88,7 @@ def test_every_loss_and_every_part_has_its_share(measured) -> None:
     assert all(row["seconds"] > 0 for row in parts)
     kept = [row for row in parts if row["pixels"] == 32 and row["model"] == "resnet18"]
     shares = {row["part"]: row["share"] for row in kept}
-    assert sum(shares.values()) == pytest.approx(1, abs=0.1)  # of medians
-    assert shares["backward"] > shares["forward"] > shares["augmentation"]
+    assert min(shares["backward"], shares["forward"]) > shares["augmentation"]
     assert [row["path"] for row in document["augmentation"]][0] == "batched"
     assert document["augmentation"][-1]["slower"] > 3  # torchvision, image by image
     assert {row["kind"] for row in document["peaks"]} == {"convolution", "matrix product"}
@@ -137,36 +136,43 @@ def test_it_needs_no_package_that_a_training_machine_may_lack(root) -> None:
 # --- what is timed ----------------------------------------------------------------------------------------
 
 
-def burn(seconds: float) -> None:
-    """Use the processor: a pause would cost no CPU time."""
-    until = time.process_time() + seconds
-    while time.process_time() < until:
-        pass
+class Clock:
+    """Seconds that pass when told, and with each reading where ``tick`` is given: no machine is fast or slow by it."""
+
+    def __init__(self, tick: float = 0.0) -> None:
+        self.time, self.tick = 0.0, tick
+
+    def __call__(self) -> float:
+        self.time += self.tick
+        return self.time
+
+    def spend(self, seconds: float) -> None:
+        self.time += seconds
 
 
-@pytest.fixture(scope="module")
-def before(bench) -> dict:
-    """The rate of a tiny network whose loop does nothing else."""
-    return _nets.rate(bench, TINY, SHORT)
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    """The clock by which networks are timed: what is done takes no time, looking at it a second."""
+    clock = Clock(tick=1)
+    monkeypatch.setattr(_nets, "clock", lambda device: clock)
+    return clock
 
 
-@pytest.fixture(scope="module")
-def long(before) -> float:
-    """Seconds that no part of a step takes on this machine: those of two steps."""
-    return 2 * TINY.batch_size / before["loop"]
+def test_a_cpu_is_timed_by_what_the_process_used_of_it() -> None:
+    assert _timing.clock(CPU) is time.process_time
 
 
-def test_what_the_loop_does_beside_the_network_lowers_its_rate(bench, before, long, monkeypatch) -> None:
+def test_what_the_loop_does_beside_the_network_lowers_its_rate(bench, clock, monkeypatch) -> None:
     count = Run.count
-    monkeypatch.setattr(Run, "count", lambda *a: (burn(long), count(*a))[1])
-    after = _nets.rate(bench, TINY, SHORT)
-    assert after["ratio"] < 0.6 * before["ratio"], (before["ratio"], after["ratio"])
-    parts = {row["part"]: row["share"] for row in _nets.profile(bench, TINY, SHORT)}
-    assert max(parts, key=parts.get) == "bookkeeping"
+    monkeypatch.setattr(Run, "count", lambda *a: (clock.spend(3), count(*a))[1])
+    row, batch = _nets.rate(bench, TINY, SHORT), TINY.batch_size
+    assert (row["loop"], row["ceiling"], row["ratio"]) == (batch / 4, batch, 1 / 4)
+    shares = {row["part"]: row["share"] for row in _nets.profile(bench, TINY, SHORT)}
+    assert max(shares, key=shares.get) == "bookkeeping" and sum(shares.values()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("part", ["augmentation", "forward", "loss", "backward", "optimiser"])
-def test_the_profile_tells_the_parts_apart(bench, long, monkeypatch, part) -> None:
+def test_the_profile_tells_the_parts_apart(bench, clock, monkeypatch, part) -> None:
     class Slow(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):
@@ -174,12 +180,12 @@ def test_the_profile_tells_the_parts_apart(bench, long, monkeypatch, part) -> No
 
         @staticmethod
         def backward(ctx, gradient):
-            burn(long)
+            clock.spend(100)
             return gradient
 
     def loss(logits, labels):
         if part == "loss":
-            burn(long)
+            clock.spend(100)
         return losses.cross_entropy(Slow.apply(logits) if part == "backward" else logits, labels)
 
     slow = {"augmentation": (_nets.TrainLoader, "_augmented"), "forward": (torch.nn.MaxPool2d, "forward"),
@@ -187,9 +193,9 @@ def test_the_profile_tells_the_parts_apart(bench, long, monkeypatch, part) -> No
     if part in slow:
         owner, name = slow[part]
         plain = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *a, **o: (burn(long), plain(*a, **o))[1])
+        monkeypatch.setattr(owner, name, lambda *a, **o: (clock.spend(100), plain(*a, **o))[1])
     shares = {row["part"]: row["share"] for row in _nets.profile(bench, TINY, SHORT, loss)}
-    assert max(shares, key=shares.get) == part, shares
+    assert shares[part] > 0.8 and sum(shares.values()) == pytest.approx(1), shares
 
 
 def test_multiply_accumulates_are_those_of_the_literature(bench) -> None:
@@ -232,16 +238,6 @@ def test_determinism_is_switched_within_one_run_and_put_back(bench, monkeypatch)
 def test_on_cuda_determinism_takes_runs_of_its_own(bench) -> None:
     pairs = _nets._separate_runs(bench, _nets.endless(TINY), SHORT)
     assert len(pairs) == 3 and all(free > 0 and bound > 0 for free, bound in pairs)
-
-
-class Clock:
-    """Seconds that pass when told."""
-
-    def __init__(self) -> None:
-        self.time = 0.0
-
-    def __call__(self) -> float:
-        return self.time
 
 
 def test_turns_count_neither_the_warm_up_nor_what_runs_between() -> None:
