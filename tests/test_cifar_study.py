@@ -22,6 +22,7 @@ seeds = [0, 1, 2, 3, 4, 5, 6, 7]
 [base]
 evaluate_test = true
 """
+FEW = HEAD.replace(", 3, 4, 5, 6, 7", "")
 VARIANTS = two_losses()
 SMOOTHED = """
 [[variant]]
@@ -275,6 +276,8 @@ def searched_grids(study: Study, gain: float, seeds: int, idle: bool = False) ->
         "ce": {}, "transition": {"loss": "topk_transition", "k": 5, "strength_schedule": "ramp"}}.items()]
     study.grid("cifar-entropy", HEAD + searched + VARIANTS)
     study.grid("cifar-rate", HEAD + fifth + VARIANTS + "".join(at_rate))
+    study.grid("cifar-rivals", FEW + searched + VARIANTS + SMOOTHED + "".join(
+        variant(name, name, loss="topk_grouped", k=k) for name, k in (("entropy", 4), ("grouped", 5))))
     study.grid("cifar-again", HEAD + searched + variant("ce", "cross entropy") + variant(
         "again", "again", loss="topk_transition", k=5, strength_schedule="fitted"))
     run(study)
@@ -315,6 +318,15 @@ def test_a_transition_that_is_chosen_again_is_read_by_the_same_rule(study):
 def memorise(monkeypatch, margin: float) -> None:
     """As if a setup memorised from this gap of accuracies on."""
     monkeypatch.setattr(comparisons.memorisation, "__defaults__", ("ce", margin))
+
+
+def smooth(study: Study) -> None:
+    """Records of label smoothing where it makes lists longer."""
+    for grid in ("cifar-more", "cifar-main"):
+        for cell in grids.load(grid).cells:
+            if cell.setup == "fifth" and (k := {"ce": 25, "smoothed": 60}.get(cell.variant)):
+                made = make_record(cell, ranks(cell.seed, 0.6, 0.85, 0.92, 0.998, k, 100), CLASSES)
+                records.write(made, study.records / grid)
 
 
 def run_again(study: Study, top1: float, top5: float, seeds: int = 8, idle: bool = False) -> None:
@@ -370,11 +382,7 @@ def test_the_advice_on_what_never_acted_on_scores_and_on_smoothing(study, monkey
     searched_grids(study, 0.0, 8, idle=True)
     run_again(study, 0.62, 0.87, idle=True)
     stay_still(study, "all")
-    for grid in ("cifar-more", "cifar-main"):
-        for cell in grids.load(grid).cells:
-            if cell.setup == "fifth" and (k := {"ce": 25, "smoothed": 60}.get(cell.variant)):
-                made = make_record(cell, ranks(cell.seed, 0.6, 0.85, 0.92, 0.998, k, 100), CLASSES)
-                records.write(made, study.records / grid)
+    smooth(study)
     memorises = pd.DataFrame({"setup": ["fifth", "all"], "memorises": [True, False]})
     monkeypatch.setattr(analysis, "memorisation", lambda grid: memorises)
     settings = pd.DataFrame({"setup": "all", "variant": ["ce", "early", "late", "still", "open"], "seeds": 1,
@@ -397,6 +405,32 @@ def test_the_advice_on_what_never_acted_on_scores_and_on_smoothing(study, monkey
     assert "did start" not in tables.advice()
     adjusted["low"] = -0.005
     assert len(tables.advice().splitlines()) == 3
+
+
+@pytest.mark.parametrize(("entropy", "grouped", "head"), [
+    ((0.60, 0.88), (0.60, 0.85), "Take entropy only if top-1 does not count"),
+    ((0.60, 0.88), (0.61, 0.88), "Take entropy and grouped only if top-1 does not count"),
+    ((0.60, 0.88), (0.62, 0.88), "Of other losses, try grouped"),
+    ((0.62, 0.87), (0.64, 0.85), "Other losses are not shown to gain"),
+])
+def test_the_advice_on_other_losses_says_what_they_cost(study, monkeypatch, entropy, grouped, head):
+    memorise(monkeypatch, -2.0)
+    searched_grids(study, 0.0, 8)
+    before = tables.advice().splitlines()
+    reached = {"entropy": (*entropy, 25), "grouped": (*grouped, 25), "smoothed": (0.62, 0.87, 60)}
+    for cell in grids.load("cifar-rivals").cells:
+        if cell.variant in reached:
+            top1, top5, k = reached[cell.variant]
+            made = make_record(cell, ranks(cell.seed, top1, top5, 0.94, 0.99, k, 100), CLASSES)
+            records.write(made, study.records / "cifar-rivals")
+    *steps, step = tables.advice().splitlines()
+    assert steps == before and step.startswith(f"4. **{head}.**") and "transition" not in step
+    gain = f"{100 * (grouped[1] - 0.87):+.2f}".replace("-", "\N{MINUS SIGN}")
+    assert f"grouped changed top-5 by {gain} [" in step
+    assert step.count("(3 seeds)") == 2 and "smoothed" not in step
+    smooth(study)
+    added = tables.advice().splitlines()[-1].split("At the searched rate")[1]
+    assert added.startswith(" it changed that number by +35.0 [") and added.endswith("(3 seeds).")
 
 
 def test_steps_that_overlap_or_do_not_carry_over_say_so(study, monkeypatch):

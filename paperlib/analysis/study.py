@@ -22,6 +22,8 @@ SETUPS_GRID = "cifar-more"
 FIRST_LOOK = "first-study"
 #: Losses at searched rates; its runs are the evidence on whether a gain survives them.
 SEARCHED_GRID = "cifar-entropy"
+#: More losses at searched rates, with fewer seeds.
+RIVALS_GRID = "cifar-rivals"
 #: Cross entropy and the transition at the recipe's rate and at the searched one.
 RATE_GRID = "cifar-rate"
 #: The transition with the setting that was chosen again at the searched rate.

@@ -137,5 +137,10 @@ def sign(value: float, digits: int) -> str:
     return text.replace("-", _MINUS) if float(f"{value:.{digits}f}") else text[1:]
 
 
+def listed(names: Sequence[str]) -> str:
+    """The names as a sentence has them: a, b and c."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
 def or_else(value: Any, otherwise: str, how: str = "") -> str:
     return otherwise if pd.isna(value) else format(value, how)

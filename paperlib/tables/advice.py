@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from paperlib import analysis
 from paperlib.analysis.comparisons import MARGIN, MEMORISES, PRIMARY_GRID
-from paperlib.analysis.study import RESNET_GRID, SEARCHED_GRID, SETUPS_GRID
+from paperlib.analysis.study import RESNET_GRID, RIVALS_GRID, SEARCHED_GRID, SETUPS_GRID
 from paperlib.grids import Grid
-from paperlib.tables._text import in_points, points, rows, seeds_of, signed, starts
+from paperlib.tables._text import in_points, listed, points, rows, seeds_of, signed, starts
 
 TARGET = 0.99
 #: Where cross entropy memorises, if it does: all steps that are about that rest on this setup.
@@ -25,7 +25,7 @@ def advice() -> str:
     memorises = analysis.memorisation(main).set_index("setup")["memorises"]
     steps = [_look([setup for setup in analysis.idle(main) if not memorises[setup]], main)]
     if memorises.get(SETUP, False):
-        steps += [*_rate(), *_scores(), *_transition()]
+        steps += [*_rate(), *_scores(), *_transition(), *_rivals()]
     steps += _smoothing(main)
     return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
 
@@ -142,6 +142,33 @@ def _on_top(variant: str) -> str:
             f"{starts(part, 'transition')} changed top-5 by {gain} points{untried}.")
 
 
+def _rivals() -> Iterator[str]:
+    """The losses that are neither cross entropy nor made of it, each from the grid with the most seeds of it."""
+    shown: dict[str, str] = {}
+    free: list[str] = []
+    traded: list[str] = []
+    for grid in (SEARCHED_GRID, RIVALS_GRID):
+        if (part := analysis.beyond_main(grid)) is None:
+            continue
+        setup, labels = next(iter(part.setups)), analysis.labels(part)
+        found = analysis.differences(part, ks=(1, 5))
+        at = found.set_index(["variant", "k"])
+        for variant in part.variants:
+            loss = labels[variant]
+            if variant in ("ce", "transition", "smoothed") or loss in shown:
+                continue
+            top1, top5 = (points(found, setup, variant, k, 2) for k in (1, 5))
+            shown[loss] = f"{loss} changed top-5 by {top5} points and top-1 by {top1} ({seeds_of(part)})"
+            if at.loc[(variant, 5), "low"] > 0:
+                (traded if at.loc[(variant, 1), "high"] < 0 else free).append(loss)
+    if shown:
+        head = (f"Of other losses, try {listed(free)}" if free else
+                f"Take {listed(traded)} only if top-1 does not count" if traded else
+                "Other losses are not shown to gain")
+        yield (f"**{head}.** Each at the rate that validation images chose for it, against cross entropy at its own: "
+               f"{'; '.join(shown.values())}. {{doc}}`03-results` has their longer lists.")
+
+
 def _changed(part: Grid, variant: str) -> str:
     """What a variant changes against cross entropy in the only setup of a grid: the rest of a sentence."""
     setup, part = next(iter(part.setups)), _beside_ce(part, variant)
@@ -167,4 +194,14 @@ def _smoothing(main: Grid) -> Iterator[str]:
              for row in rows(found.query("low > 0"))]
     if costs:
         yield ("**Leave out label smoothing if you show long lists.** At the recipe's rate it raised the number of "
-               f"candidates for {100 * TARGET:g} % {' and '.join(costs)}.")
+               f"candidates for {100 * TARGET:g} % {' and '.join(costs)}.{_smoothed()}")
+
+
+def _smoothed() -> str:
+    """What label smoothing does to long lists at the searched rate."""
+    part = analysis.beyond_main(RIVALS_GRID)
+    if part is None or "smoothed" not in part.variants:
+        return ""
+    [row] = rows(analysis.candidate_differences(_beside_ce(part, "smoothed"), targets=(TARGET,)))
+    return (f" At the searched rate it changed that number by {signed(row.difference, row.low, row.high)} "
+            f"({seeds_of(part)}).")
