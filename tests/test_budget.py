@@ -386,7 +386,7 @@ def test_promises_of_noisy_labels_are_left_out(study):
 def test_lists_show_the_ends_of_the_certified_k(study):
     write(study, "cifar-main")
     table = tables.lists("cifar-main", 0.9)
-    assert table.columns.tolist() == ["setup", "loss", "k for 90 %", "certified for 90 %", "n"]
+    assert table.columns.tolist() == ["setup", "loss", "top-5 (%)", "k for 90 %", "certified for 90 %", "n"]
     assert table.iloc[0]["certified for 90 %"] == "30 to 32" and table.iloc[0]["k for 90 %"].startswith("31.0 [")
     assert tables.lists("cifar-main", 0.999)["certified for 99.9 %"].tolist() == ["none"] * 6
 

@@ -118,6 +118,7 @@ ALL = {
     "difference_curves": lambda names: figures.difference_curves(analysis.difference_bands(GRID, draws=50), names),
     "tradeoff": lambda names: figures.tradeoff(analysis.runs(GRID), labels=names),
     "candidates_forest": lambda names: figures.candidates_forest(analysis.candidates(GRID, draws=50), names),
+    "strength_curves": lambda names: figures.strength_curves(analysis.strengths(GRID, ("ramp",)), names),
     "training_curves": lambda names: figures.training_curves(analysis.history(GRID).query("setup == 'all'"), names),
     "loss_curves": lambda names: figures.loss_curves(loss_frame(), WALKS, {"loss": "loss (nats)"}),
     "class_regions": lambda names: figures.class_regions(
@@ -269,6 +270,13 @@ def test_forest_writes_the_numbers_it_draws(done):
     for k in candidates["k"]:
         assert f"{k:.1f}".removesuffix(".0") in shown.split("\n")
     assert "99 % accuracy" in shown
+
+
+def test_strength_curves_show_the_share_of_epochs(done):
+    figure, frame = figures.strength_curves(analysis.strengths(GRID, ("ramp",)))
+    first = frame[frame["setup"] == "all"]
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_xydata(), first[["progress", "strength"]])
+    assert first["progress"].max() == 100 and set(frame["variant"]) == {"ramp"}
 
 
 def test_training_curves_average_seeds_of_one_setup(done):

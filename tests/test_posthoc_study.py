@@ -136,7 +136,18 @@ def test_runs_are_added_frames_are_paired_and_the_chapter_reads_them(study, tmp_
     gap = (ranks["fifth", "ce", "chosen"] <= 5).mean() - (ranks["fifth", "ce", "none"] <= 5).mean()
     assert answer.loc["scores changed", "top-5"].startswith(f"{100 * gap:+.2f} [+")
     assert answer.loc["scores changed", "k for 95 %"].startswith("\N{MINUS SIGN}")
-    assert "Not yet run" not in texts
+    assert "Not yet run" not in texts and "**Does training with the transition still add to changed scores?**" in texts
+    added = ranks["fifth", "transition", "chosen"] <= 5
+    gap = (added.mean(axis=1) - (ranks["fifth", "ce", "chosen"] <= 5).mean(axis=1)).mean()
+    text = tables.posthoc_added()
+    assert text.startswith("not shown with a fifth") and f"{100 * gap:+.2f} [".replace("-", "\N{MINUS SIGN}") in text
+    assert tables.posthoc_added("cifar-entropy") == ""
+    line = tables.posthoc_lists(target=0.9).iloc[0]
+    smallest = [metrics.smallest_k(np.cumsum(np.bincount(own, minlength=CLASSES + 1)[1:]) / len(own), 0.9)
+                for own in ranks["fifth", "ce", "chosen"]]
+    assert line["k for 90 %"].startswith(f"{np.mean(smallest):.1f} [") and line["n"] == 5
+    assert line["loss"] == "cross entropy, scores changed" and line["certified for 90 %"] >= f"{min(smallest)}"
+    assert line["top-5 (%)"] == f"{100 * (ranks['fifth', 'ce', 'chosen'] <= 5).mean():.1f}"
     assert all(f":name: {name}\n" in texts for name in (
         "tab-posthoc", "tab-posthoc-answer", "tab-posthoc-transition", "tab-posthoc-scores"))
 

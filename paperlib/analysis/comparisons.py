@@ -80,13 +80,16 @@ def aim(grid_name: GridLike, variant: str = "transition", baseline: str = "ce", 
     """The aim for practice: a gain in top-5 of at least the margin where the baseline memorises, no loss in top-1.
 
     Columns: setup, memorises, top5, top5_low, top5_high (gain and its t interval), top1, top1_low, top1_high
-    (difference, 1 - 2 alpha interval), n (seeds), aim: "met" (no loss in top-1 by the equivalence test and, where it
-    is asked for, a mean gain of the margin with an interval above 0); "missed" (top-1 is lower by more than the margin
-    for certain, or the mean gain is too small); "open" (the seeds do not settle it).
+    (difference, 1 - 2 alpha interval), strength (of the transition after the last epoch), started (whether that ever
+    left 0), n (seeds), aim: "met" (no loss in top-1 by the equivalence test and, where it is asked for, a mean gain of
+    the margin with an interval above 0); "missed" (top-1 is lower by more than the margin for certain, or the mean
+    gain is too small); "open" (the seeds do not settle it).
     """
     gains = differences(grid_name, baseline, (5,), level, split=split)
     costs = equivalences(grid_name, baseline, 1, MARGIN, level, split)
     memorises = memorisation(grid_name, baseline).set_index("setup")["memorises"]
+    epochs = frames.history(grid_name).query("variant == @variant").groupby(["setup", "seed"])["strength"]
+    strength, started = (own.groupby("setup") for own in (epochs.last(), epochs.max() > 0))
     rows = []
     for gain, cost in zip(_of(gains, variant), _of(costs, variant), strict=True):
         asked = bool(memorises[gain.setup])
@@ -94,7 +97,8 @@ def aim(grid_name: GridLike, variant: str = "transition", baseline: str = "ce", 
         sure = cost.no_loss and (not asked or gain.low > 0)
         rows.append({"setup": gain.setup, "memorises": asked, "top5": gain.mean, "top5_low": gain.low,
                      "top5_high": gain.high, "top1": cost.mean, "top1_low": cost.low, "top1_high": cost.high,
-                     "n": gain.n, "aim": "missed" if missed else "met" if sure else "open"})
+                     "strength": strength.mean()[gain.setup], "started": started.any()[gain.setup], "n": gain.n,
+                     "aim": "missed" if missed else "met" if sure else "open"})
     return pd.DataFrame(rows)
 
 

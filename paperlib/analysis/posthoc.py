@@ -81,7 +81,7 @@ def posthoc_ranks(grid_name: GridLike = PRIMARY_GRID) -> dict[Key, NDArray[np.in
 
 
 def posthoc_differences(grid_name: GridLike = PRIMARY_GRID, baseline: str = "ce", ks: tuple[int, ...] = PRIMARY_KS,
-                        level: float = 0.95, scores: str = PLAIN) -> pd.DataFrame:
+                        level: float = 0.95, scores: str = PLAIN, comparisons: int | None = None) -> pd.DataFrame:
     """Accuracy of networks with changed scores, and without, minus that of a loss with its own scores or changed ones.
 
     Args:
@@ -89,15 +89,15 @@ def posthoc_differences(grid_name: GridLike = PRIMARY_GRID, baseline: str = "ce"
         baseline: variant to subtract.
         ks: values of k.
         scores: the method that changed the baseline's scores; "none" leaves them as they are.
-        level: joint confidence of the t intervals of one network and method, over all setups of the grid and all k
-            (Bonferroni).
+        level: joint confidence of the t intervals of one network and method (Bonferroni).
+        comparisons: how many are read together; None: all setups of the grid with all k; 1: each stands alone.
 
     Returns:
         Columns: setup, variant, method, k, mean, sd, n (seeds), low, high. Empty while nothing is complete; a setup
         without the baseline, or with fewer seeds of it, is left out.
     """
     ranks = posthoc_ranks(grid_name)
-    together = len(grids.load(grid_name).setups) * len(ks) if ranks else 1
+    together = comparisons or (len(grids.load(grid_name).setups) * len(ks) if ranks else 1)
     rows: list[dict[str, Any]] = []
     for setup, variant, method, own, other in _pairs(ranks, baseline, scores):
         for k in ks:
@@ -105,6 +105,23 @@ def posthoc_differences(grid_name: GridLike = PRIMARY_GRID, baseline: str = "ce"
             rows.append({"setup": setup, "variant": variant, "method": method, "k": k,
                          **stats.paired_t_interval(gaps, level, together)._asdict()})
     return pd.DataFrame(rows, columns=["setup", "variant", "method", "k", "mean", "sd", "n", "low", "high"])
+
+
+def posthoc_lists(grid_name: GridLike = PRIMARY_GRID, target: float = 0.99, variant: str = "ce",
+                  method: str = CHOSEN, level: float = 0.95, draws: int = 1000) -> pd.DataFrame:
+    """How many candidates networks with changed scores need, and what is certified for each of them.
+
+    Columns: setup, variant, k (smallest for the target, mean over seeds), low, high (two-way bootstrap), certified (a
+    list, a seed each, None: none), top5 (mean accuracy), n (seeds).
+    """
+    statistic, rows = stats.smallest_k_statistic([target]), []
+    for (setup, trained, how), ranks in posthoc_ranks(grid_name).items():
+        if (trained, how) == (variant, method):
+            band = stats.mean_interval(statistic, ranks, level=level, draws=draws)
+            rows.append({"setup": setup, "variant": variant, "k": band.estimate[0], "low": band.low[0],
+                         "high": band.high[0], "certified": [stats.certified_k(own, target, level) for own in ranks],
+                         "top5": (ranks <= 5).mean(), "n": len(ranks)})
+    return pd.DataFrame(rows, columns=["setup", "variant", "k", "low", "high", "certified", "top5", "n"])
 
 
 def posthoc_candidates(grid_name: GridLike = PRIMARY_GRID, baseline: str = "ce",

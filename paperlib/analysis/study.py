@@ -123,12 +123,14 @@ def answer_bands() -> tuple[pd.DataFrame, dict[str, str]]:
     """What the figure of the first answer shows, with what to call its setups and variants.
 
     Bands as :func:`difference_bands` gives them: those of :func:`answer_grid` and, beside the study, those of the
-    losses at searched rates where they act and have run.
+    losses at searched rates where they act and have run, with the transition that was chosen again.
     """
     shown = [answer_grid()[0]]
     searched = beyond_main(SEARCHED_GRID) if shown[0].name == PRIMARY_GRID else None
     if searched and len((part := acting(searched)).variants) > 1:
         shown.append(part)
+        if again := again_part():
+            shown.append(again.part(lambda cell: cell.variant in ("ce", "again")))
     names = {key: label for grid in reversed(shown) for key, label in frames.labels(grid).items()}
     return pd.concat(map(frames.difference_bands, shown), ignore_index=True), names
 
@@ -179,6 +181,24 @@ def acting(grid_name: GridLike, variant: str = "transition") -> Grid:
     """A grid without the runs of a loss in the setups where it is :func:`idle`, which are those of cross entropy."""
     grid, still = grids.load(grid_name), set(idle(grid_name, variant))
     return grid.part(lambda cell: cell.variant != variant or cell.setup not in still)
+
+
+def strengths(grid_name: GridLike, variants: Sequence[str] = ("transition",)) -> pd.DataFrame:
+    """How far transitions had come after each epoch: means over seeds.
+
+    Columns: setup, variant, epoch, progress (share of the epochs), strength, train_top1 (accuracy of that epoch).
+    """
+    found = frames.history(grid_name)
+    own = found[found["variant"].isin(variants)].groupby(["setup", "variant", "epoch"], sort=False)
+    table = own[["strength", "train_top1"]].mean().reset_index()
+    table.insert(3, "progress", table["epoch"] / table.groupby("setup")["epoch"].transform("max"))
+    return table
+
+
+def unseen(grid_name: GridLike, searches: Sequence[str]) -> Grid:
+    """A grid without the seeds whose runs chose its setting on validation images, in the grids ``searches``."""
+    seen = {cell.seed for name in searches for cell in grids.load(name).cells}
+    return grids.load(grid_name).part(lambda cell: cell.seed not in seen)
 
 
 def study_verdicts(level: Any = 0.95, draws: int = 1000) -> pd.DataFrame:
@@ -324,7 +344,9 @@ def _c5(pairs: Mapping[str, Pair], still: Container[str], level: Any, draws: int
     band = stats.smallest_k_difference(*pairs[setup], 0.99, level, draws)
     text += "; a fifth of them: " if text else ""
     text += f"{_sign(band.estimate, 1)} [{_sign(band.low, 1)}, {_sign(band.high, 1)}] candidates"
-    return claims.Finding(f"{text}, {len(pairs[setup][0])} seeds", claims.size_verdict(*band),
+    means = ["no difference is shown"] if band.low <= 0 <= band.high else []
+    means += [] if band.low <= claims.C5_SIZE <= band.high else [f"the paper's {_sign(claims.C5_SIZE, 0)} is excluded"]
+    return claims.Finding("; ".join([f"{text}, {len(pairs[setup][0])} seeds", *means]), claims.size_verdict(*band),
                           claims.size_change(*band))
 
 

@@ -6,6 +6,7 @@ Accuracies come as fractions and are drawn in percent. Panels are stacked, and l
 
 import itertools
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ __all__ = [
     "WIDTH", "budget_curves", "candidates_forest", "class_gains", "class_regions", "decision_regions",
     "difference_curves", "differences", "gains_forest", "gap_of_knobs", "looks", "loss_against_topk",
     "loss_curves", "phase_diagram", "reliability_diagram", "robust_curves", "split_objectives", "step_parts",
-    "style", "superclass_forest", "topk_curves", "tradeoff", "tradeoff_regions", "training_curves",
+    "strength_curves", "style", "superclass_forest", "topk_curves", "tradeoff", "tradeoff_regions", "training_curves",
     "training_rates", "transition_map",
 ]
 
@@ -248,6 +249,24 @@ def training_curves(history: pd.DataFrame, labels: Labels = None, shown_k: int =
     return figure, frame
 
 
+def strength_curves(strengths: pd.DataFrame, labels: Labels = None) -> Plotted:
+    """Strength of the transition over training, means over seeds; one panel a setup.
+
+    Args:
+        strengths: as :func:`paperlib.analysis.strengths` gives it.
+        labels: what to call setups and variants.
+    """
+    frame = strengths.assign(progress=100 * strengths["progress"], train_top1=100 * strengths["train_top1"])
+
+    def draw(axes: Axes, rows: pd.DataFrame, colour: Any, marker: str, label: str) -> None:
+        axes.plot(rows["progress"], rows["strength"], color=colour, label=label)
+
+    def dress(axes: Axes) -> None:
+        axes.set(ylabel="strength", xlim=(0, 100), ylim=(0, 1))
+
+    return _panels(frame, draw, labels, dress, "epochs done (%)", height=2.2), frame
+
+
 def class_regions(frame: pd.DataFrame, panels: Mapping[str, str]) -> Plotted:
     """Which class, or pair of classes, is the right answer where on the square; one panel each.
 
@@ -298,7 +317,8 @@ def _panels(frame: pd.DataFrame, draw: Draw, labels: Labels, dress: Callable[[Ax
                 if len(part):
                     draw(axes, part, *look[variant], _name(variant, labels))
             dress(axes)
-            axes.set_title(_name(setup, labels), loc="left")
+            title = _name(setup, labels)
+            axes.set_title(title if columns == 1 else textwrap.fill(title, 30), loc="left")
         for axes in grid[:, 1:].flat:
             axes.set_ylabel("")
         for axes in grid.flat[len(setups):]:

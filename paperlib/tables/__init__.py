@@ -22,7 +22,7 @@ from paperlib.tables.performance import (
     rival_speed,
     training_rates,
 )
-from paperlib.tables.posthoc import METHODS, posthoc_answer, posthoc_differences
+from paperlib.tables.posthoc import METHODS, posthoc_added, posthoc_answer, posthoc_differences, posthoc_lists
 from paperlib.tables.runs import (
     accuracies,
     candidate_differences,
@@ -42,12 +42,14 @@ from paperlib.tables.study import (
     better_rate,
     crossings,
     equivalences,
+    hypothesis,
     idle,
     longer_lists,
     memorisation,
     primary,
     rates,
     settings,
+    unseen,
     verdicts,
 )
 from paperlib.tables.synthetic import losses_over_cells, phases, search
@@ -56,9 +58,9 @@ __all__ = [
     "METHODS", "accuracies", "advice", "aim", "answer", "augmentation_rates", "better_rate", "budget_order",
     "budget_trades", "calibration", "candidate_differences", "candidates", "certificates", "choice_costs",
     "class_effects", "class_sentence", "crossings", "determinism_costs", "differences", "ensemble_speedups",
-    "equivalences", "explorer_grids", "idle", "lists", "longer_lists", "loss_memory", "loss_shares", "loss_speed",
-    "losses_over_cells", "machines", "markdown", "measurements", "memorisation", "origins", "phases", "points",
-    "posthoc_answer", "posthoc_differences", "price", "primary", "probabilities", "probability_sentence",
-    "promises", "rates", "reruns", "rival_speed", "run_list", "scores", "search", "settings", "signed", "status",
-    "training_rates", "verdicts",
+    "equivalences", "explorer_grids", "hypothesis", "idle", "lists", "longer_lists", "loss_memory",
+    "loss_shares", "loss_speed", "losses_over_cells", "machines", "markdown", "measurements", "memorisation",
+    "origins", "phases", "points", "posthoc_added", "posthoc_answer", "posthoc_differences", "posthoc_lists",
+    "price", "primary", "probabilities", "probability_sentence", "promises", "rates", "reruns", "rival_speed",
+    "run_list", "scores", "search", "settings", "signed", "status", "training_rates", "unseen", "verdicts",
 ]

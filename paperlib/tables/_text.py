@@ -116,6 +116,28 @@ def starts(part: Grid, variant: str) -> str:
     return f"from {100 * config.ramp_start:g} % {of} on"
 
 
+def list_rows(found: pd.DataFrame, certified: Mapping[tuple[str, str], Sequence[Any]], target: float,
+              labels: Mapping[str, str]) -> pd.DataFrame:
+    """How long lists are: a row of text for each row of setup, variant, k, low, high, top5 and n.
+
+    Args:
+        found: the rows.
+        certified: the k certified for each network, by setup and variant.
+        target: accuracy to reach.
+        labels: what to call setups and variants.
+    """
+    goal, ends = f"{100 * target:g} %", []
+    for row in rows(found):
+        own = list(certified[row.setup, row.variant])
+        whole = not any(pd.isna(k) for k in own)
+        ends.append(" to ".join(dict.fromkeys(f"{k}" for k in (min(own), max(own)))) if whole else "none")
+    return pd.DataFrame({
+        "setup": found["setup"].map(labels), "loss": found["variant"].map(labels),
+        "top-5 (%)": [f"{100 * value:.1f}" for value in found["top5"]],
+        f"k for {goal}": [f"{row.k:.1f} [{row.low:.1f}, {row.high:.1f}]" for row in rows(found)],
+        f"certified for {goal}": ends, "n": found["n"]})
+
+
 def title(grid_name: GridLike) -> str:
     """What a grid of the synthetic study is about: its title without the head and without k."""
     return grids.load(grid_name).title.split(": ")[-1].split(", k = ")[0]

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 
-from paperlib import analysis
+from paperlib import analysis, grids
 from paperlib.analysis.comparisons import MARGIN, MEMORISES, PRIMARY_GRID
 from paperlib.analysis.study import RESNET_GRID, RIVALS_GRID, SEARCHED_GRID, SETUPS_GRID
 from paperlib.grids import Grid
 from paperlib.tables._text import in_points, listed, points, rows, seeds_of, signed, starts
 
 TARGET = 0.99
+#: The search for the rate where it does not.
+STAY_GRID = "search-all"
 #: Where cross entropy memorises, if it does: all steps that are about that rest on this setup.
 SETUP = "fifth"
 
@@ -16,45 +18,49 @@ SETUP = "fifth"
 def advice() -> str:
     """The answer of the study on CIFAR-100 as a numbered list in MyST; empty while nothing of it has finished.
 
-    Differences of accuracy are in percentage points with 95 % t intervals over seeds, those of adjusted scores jointly
-    over k; differences in candidates have 95 % intervals over seeds and images.
+    Differences of accuracy are in percentage points with 95 % t intervals over seeds, differences in candidates have
+    95 % intervals over seeds and images; each stands alone.
     """
     main = analysis.finished(PRIMARY_GRID)
     if main is None:
         return ""
     memorises = analysis.memorisation(main).set_index("setup")["memorises"]
-    steps = [_look([setup for setup in analysis.idle(main) if not memorises[setup]], main)]
+    steps = [_look(analysis.finished(SETUPS_GRID, ["transition"]) or main)]
     if memorises.get(SETUP, False):
-        steps += [*_rate(), *_scores(), *_transition(), *_rivals()]
-    steps += _smoothing(main)
+        steps += [*_rate(), *_scores(), *_transition()]
+    steps += [*_watch(), *_rivals(), *_smoothing(main)]
     return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
 
 
-def _look(still: list[str], main: Grid) -> str:
+def _look(part: Grid) -> str:
+    memorises = analysis.memorisation(part).set_index("setup")["memorises"]
+    still = [setup for setup in analysis.idle(part) if not memorises[setup]]
     text = ("**See whether cross entropy memorises**: whether its top-1 accuracy on its own training images ends at "
             f"least {100 * MEMORISES:g} points above that on validation images.")
-    names = "; ".join(analysis.labels(main)[setup] for setup in still)
+    names = "; ".join(analysis.labels(part)[setup] for setup in still)
     return text + (f" Where it did not ({names}), the transition that validation images chose never started, since it "
-                   f"waits for the training accuracy to rise: nothing was lost there, and nothing tested.{_started()}"
-                   if still else "") + _in_vain()
+                   f"waits for the training accuracy to rise: nothing was lost there, and nothing tested."
+                   f"{_started()}{_stay()}" if still else "")
 
 
-def _in_vain() -> str:
+def _watch() -> Iterator[str]:
     """Where cross entropy memorises, but the chosen transition never started, or is not shown to gain."""
     part = analysis.finished(SETUPS_GRID, ["transition"])
     if part is None:
-        return ""
+        return
     found, labels = analysis.aim(part).query("memorises"), analysis.labels(part)
     still = found["setup"].isin(analysis.idle(part))
     names = "; ".join(f"“{labels[setup]}”" for setup in found[still]["setup"])
-    text = (f" It may also wait in vain where cross entropy does memorise: {names}. It acts "
-            f"{starts(part, 'transition')}, as a running average, which was not reached before training ended."
-            if names else "")
+    reached = analysis.memorisation(part).set_index("setup")["train_top1"]
+    last = " and ".join(f"{100 * reached[setup]:.1f} %" for setup in found[still]["setup"])
+    texts = [f"It acts {starts(part, 'transition')}, by a running average that lags behind, and waited in vain with "
+             f"{names} (accuracy of the last epoch: {last})."] if names else []
     own = found[~still & (found["top5_low"] <= 0)]
-    changes = [f"by {gain} points with “{labels[row.setup]}” ({row.n} seeds)"
+    changes = [f"by {gain} points with “{labels[row.setup]}” (strength {row.strength:.2f} at the end; {row.n} seeds)"
                for gain, row in zip(in_points(own, "top5", "top5_"), rows(own), strict=True)]
-    return text + (f" Nor is it sure to gain where it starts: it changed top-5 {' and '.join(changes)}."
-                   if changes else "")
+    texts += [f"It is not sure to gain where it starts: it changed top-5 {' and '.join(changes)}."] if changes else []
+    if texts:
+        yield f"**Watch the training accuracy, not the gap alone, if you try the transition.** {' '.join(texts)}"
 
 
 def _started() -> str:
@@ -69,6 +75,17 @@ def _started() -> str:
             "{doc}`03-plan`).")
 
 
+def _stay() -> str:
+    """What the search for the rate says where cross entropy does not memorise."""
+    if len(analysis.present(STAY_GRID)) < len(grids.load(STAY_GRID).cells):
+        return ""
+    found = analysis.rates(STAY_GRID)
+    rate = found[found["chosen"]].iloc[0]
+    higher = (found["lr"] > rate["lr"]).any() and not (found["lr"] < rate["lr"]).any()
+    return (" With all images stay with cross entropy and its rate: on validation images no higher one did better."
+            if higher else "")
+
+
 def _rate() -> Iterator[str]:
     part = analysis.rate_part()
     if part is None or "ce-searched" not in part.variants:
@@ -81,15 +98,16 @@ def _rate() -> Iterator[str]:
 
 
 def _kept(rate: float) -> str:
-    """Of the other network, if it memorises and its search changed nothing."""
+    """Of the other network, if it memorises and its search, which tried higher rates alone, changed nothing."""
     part = analysis.beyond_main(RESNET_GRID)
     if part is None or part.cells[0].config.lr != rate or not analysis.memorisation(part)["memorises"].all():
         return ""
-    return " For a ResNet-18, which memorises too, the search kept the old rate: search, do not copy the number."
+    return (" For a ResNet-18, which memorises too, no higher rate than the old one was better (no lower one was "
+            "tried): search, do not copy the number.")
 
 
 def _scores() -> Iterator[str]:
-    found = analysis.posthoc_differences(SEARCHED_GRID)
+    found = analysis.posthoc_differences(SEARCHED_GRID, comparisons=1)
     own = found.query("variant == 'ce' and method == 'chosen' and k == 5 and low > 0")
     part = analysis.posthoc_part(SEARCHED_GRID)
     if part is None or own.empty:
@@ -97,16 +115,29 @@ def _scores() -> Iterator[str]:
     [gain], record = in_points(own), analysis.present(part)[0][1]
     [saved] = rows(analysis.posthoc_candidates(SEARCHED_GRID, targets=(TARGET,), methods=("chosen",),
                                                variants=("ce",)))
-    yield ("**If you have labelled images to spare, change the scores of the trained network.** Fitted to "
-           f"{record.validation['n']:,} validation images, beside {record.data['train']:,} for training, that changed "
-           f"top-5 by {gain} points and the number of candidates for {100 * TARGET:g} % by "
-           f"{signed(saved.difference, saved.low, saved.high)}, against cross entropy "
-           f"at the searched rate ({seeds_of(part)}; {{doc}}`03-posthoc`).{_elsewhere()}")
+    yield ("**If you have labelled images to spare, change the scores of the trained network.** "
+           f"{_methods()}Fitted to {record.validation['n']:,} validation images, beside {record.data['train']:,} for "
+           f"training, that changed top-5 by {gain} points and the number of candidates for {100 * TARGET:g} % by "
+           f"{signed(saved.difference, saved.low, saved.high)}, against cross entropy at the searched rate "
+           f"({seeds_of(part)}; {{doc}}`03-posthoc`).{_elsewhere()}")
+
+
+def _methods() -> str:
+    """Which method the runs of cross entropy chose, and what simpler ones changed."""
+    found = analysis.posthoc_scores(SEARCHED_GRID).query("variant == 'ce' and chosen > 0")
+    simple = analysis.posthoc_differences(SEARCHED_GRID, comparisons=1).query(
+        "variant == 'ce' and k == 5 and method in ('bias', 'vector')")
+    simple = simple[~simple["method"].isin(found["method"])]
+    if len(found) != 1 or simple.empty:
+        return ""
+    texts = [f"a {row.method} {gain}" for gain, row in zip(in_points(simple), rows(simple), strict=True)]
+    return (f"Every run chose a {found['method'].item()}, with a penalty, on left-out validation images; less changes "
+            f"top-5 less ({', '.join(texts)} points). ")
 
 
 def _elsewhere() -> str:
     """Where changed scores are not shown to gain."""
-    found, labels = analysis.posthoc_differences(), analysis.labels(PRIMARY_GRID)
+    found, labels = analysis.posthoc_differences(comparisons=1), analysis.labels(PRIMARY_GRID)
     own = found[(found["variant"] == "ce") & (found["method"] == "chosen") & (found["k"] == 5) & (found["low"] <= 0)]
     texts = [f"by {gain} with {labels[setup]}" for gain, setup in zip(in_points(own), own["setup"], strict=True)]
     return f" Not everywhere: at the recipe's rate it changed top-5 {' and '.join(texts)}." if texts else ""
@@ -131,7 +162,7 @@ def _transition() -> Iterator[str]:
 
 def _on_top(variant: str) -> str:
     """What the transition adds to changed scores; of one setting only those were kept that this takes."""
-    found = analysis.posthoc_differences(SEARCHED_GRID, scores="chosen")
+    found = analysis.posthoc_differences(SEARCHED_GRID, scores="chosen", comparisons=1)
     own = found.query("variant == 'transition' and method == 'chosen' and k == 5")
     part = analysis.posthoc_part(SEARCHED_GRID)
     if part is None or own.empty:
@@ -144,29 +175,27 @@ def _on_top(variant: str) -> str:
 
 def _rivals() -> Iterator[str]:
     """The losses that are neither cross entropy nor made of it, each from the grid with the most seeds of it."""
-    shown: dict[str, str] = {}
-    free: list[str] = []
-    traded: list[str] = []
-    for grid in (SEARCHED_GRID, RIVALS_GRID):
-        if (part := analysis.beyond_main(grid)) is None:
-            continue
-        setup, labels = next(iter(part.setups)), analysis.labels(part)
-        found = analysis.differences(part, ks=(1, 5))
-        at = found.set_index(["variant", "k"])
+    found: dict[str, tuple[Grid, str]] = {}
+    for part in filter(None, map(analysis.beyond_main, (SEARCHED_GRID, RIVALS_GRID))):
         for variant in part.variants:
-            loss = labels[variant]
-            if variant in ("ce", "transition", "smoothed") or loss in shown:
-                continue
-            top1, top5 = (points(found, setup, variant, k, 2) for k in (1, 5))
-            shown[loss] = f"{loss} changed top-5 by {top5} points and top-1 by {top1} ({seeds_of(part)})"
-            if at.loc[(variant, 5), "low"] > 0:
-                (traded if at.loc[(variant, 1), "high"] < 0 else free).append(loss)
+            if variant not in ("ce", "transition", "smoothed") and "transition" in part.variants:
+                found.setdefault(analysis.labels(part)[variant], (part, variant))
+    shown, better = [], []
+    for loss, (part, variant) in found.items():
+        setup, changed = next(iter(part.setups)), analysis.differences(part, ks=(1, 5))
+        top1, top5 = (points(changed, setup, variant, k, 2) for k in (1, 5))
+        shown.append(f"{loss} changed top-5 by {top5} points and top-1 by {top1} ({seeds_of(part)})")
+        ahead = analysis.differences(part, "transition", (5,), comparisons=len(found))
+        if ahead.query("variant == @variant")["low"].item() > 0:
+            better.append(loss)
     if shown:
-        head = (f"Of other losses, try {listed(free)}" if free else
-                f"Take {listed(traded)} only if top-1 does not count" if traded else
-                "Other losses are not shown to gain")
+        start = starts(part, "transition")
+        head = (f"For top-5, {listed(better)} did better than the transition" if better else
+                "No other loss is shown to do better than the transition")
         yield (f"**{head}.** Each at the rate that validation images chose for it, against cross entropy at its own: "
-               f"{'; '.join(shown.values())}. {{doc}}`03-results` has their longer lists.")
+               f"{'; '.join(shown)}. To do better, an interval of top-5 against the transition {start}, at that rate, "
+               f"had to lie above 0{', jointly for all of them' if len(shown) > 1 else ''}. {{doc}}`03-results` has "
+               "longer lists.")
 
 
 def _changed(part: Grid, variant: str) -> str:

@@ -8,20 +8,16 @@ import pandas as pd
 
 from paperlib import analysis
 from paperlib.grids import GridLike
-from paperlib.tables._text import named, or_else, rows, signed
+from paperlib.tables._text import list_rows, or_else, rows, signed
 
 
 def lists(grid_name: GridLike, target: float = 0.99, frame: pd.DataFrame | None = None) -> pd.DataFrame:
     """How long a list for one target is: smallest k over seeds, and the k certified for the networks."""
     found = analysis.candidates(grid_name, [target]) if frame is None else frame[frame["target"] == target]
     promised = analysis.certificates(grid_name, [target]).groupby(["setup", "variant"], sort=False)["certified"]
-    ends = promised.agg(lambda own: "none" if own.isna().any() else
-                        f"{own.min()}" if own.nunique() == 1 else f"{own.min()} to {own.max()}")
-    goal = f"{100 * target:g} %"
-    return named(pd.DataFrame({
-        "setup": found["setup"], "variant": found["variant"],
-        f"k for {goal}": [f"{row.k:.1f} [{row.low:.1f}, {row.high:.1f}]" for row in rows(found)],
-        f"certified for {goal}": [ends[row.setup, row.variant] for row in rows(found)], "n": found["n"]}), grid_name)
+    top5 = analysis.runs(grid_name).groupby(["setup", "variant"])["top5"].mean()
+    return list_rows(found.assign(top5=[top5[row.setup, row.variant] for row in rows(found)]),
+                     promised.agg(list).to_dict(), target, analysis.labels(grid_name))
 
 
 def budget_trades(trades: pd.DataFrame, labels: Mapping[str, str], target: float = 0.99) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import pandas as pd
 from paperlib import analysis
 from paperlib.analysis.comparisons import PRIMARY_GRID
 from paperlib.grids import GridLike
-from paperlib.tables._text import in_points, signed, wide
+from paperlib.tables._text import in_points, list_rows, rows, signed, wide
 
 #: What to call the methods of the document.
 METHODS = {"none": "as they are", "temperature": "temperature", "bias": "bias", "vector": "vector", "matrix": "matrix",
@@ -25,6 +25,27 @@ def posthoc_differences(grid_name: GridLike = PRIMARY_GRID, frame: pd.DataFrame 
     names = {k: f"top-{k}" for k in found["k"].unique()}
     table = wide(found, grid_name, "k", names, extra=["scores", "n"])
     return table[["setup", "loss", "scores", *names.values(), "n"]].rename(columns={"loss": "trained with"})
+
+
+def posthoc_lists(grid_name: GridLike = PRIMARY_GRID, target: float = 0.99) -> pd.DataFrame:
+    """As :func:`paperlib.tables.lists`, of cross entropy with the scores that validation images chose."""
+    found = analysis.posthoc_lists(grid_name, target)
+    labels = analysis.labels(grid_name) | {"changed": "cross entropy, scores changed"}
+    certified = {(row.setup, "changed"): row.certified for row in rows(found)}
+    return list_rows(found.assign(variant="changed"), certified, target, labels)
+
+
+def posthoc_added(grid_name: GridLike = PRIMARY_GRID, variant: str = "transition") -> str:
+    """Whether another loss still adds to changed scores, setup by setup; empty while none is complete."""
+    part = analysis.posthoc_part(grid_name)
+    found = analysis.posthoc_differences(grid_name, ks=(5,), scores="chosen", comparisons=1)
+    own = found.query("variant == @variant and method == 'chosen'")
+    if part is None or own.empty:
+        return ""
+    labels, still = analysis.labels(grid_name), analysis.idle(part, variant)
+    return "; ".join(f"{'yes' if row.low > 0 else 'no' if row.high < 0 else 'not shown'} with {labels[row.setup]}, "
+                     f"{gain} points of top-5" for gain, row in zip(in_points(own), rows(own), strict=True)
+                     if row.setup not in still)
 
 
 def posthoc_answer(grid_name: GridLike = PRIMARY_GRID, trained: str = "transition",

@@ -1,13 +1,14 @@
 """Tables of the CIFAR-100 study."""
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 
 from paperlib import analysis
 from paperlib.analysis.study import SEARCHED_GRID
 from paperlib.grids import Grid, GridLike
-from paperlib.tables._text import in_points, named, points, rows, seeds_of, sign, signed, starts, values_tried
+from paperlib.tables._text import in_points, listed, named, points, rows, seeds_of, sign, signed, starts, values_tried
 
 
 def verdicts(frame: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -119,7 +120,7 @@ def better_rate() -> str:
             f"{points(over, 'fifth', 'ce-searched', 5, 2)} points of top-5 and "
             f"{points(over, 'fifth', 'ce-searched', 1, 2)} of top-1 over itself at the recipe's rate")
     if "transition" in both.variants:
-        text += f"; the transition gains {points(over, 'fifth', 'transition', 5, 2)} of top-5 there"
+        text += f"; at that rate the transition gains {points(over, 'fifth', 'transition', 5, 2)} of top-5"
     text += ". At the searched rate the transition "
     text += "never started." if analysis.idle(searched) else _added(searched, "transition")
     again = analysis.again_part()
@@ -136,7 +137,7 @@ def _added(grid: Grid, variant: str) -> str:
     answer = "a gain remains" if gain.low > 0 else "a loss" if gain.high < 0 else "no gain is shown"
     return (f"changes top-5 by {points(found, 'searched', variant, 5, 2)} and top-1 by "
             f"{points(found, 'searched', variant, 1, 2)} points against cross entropy at the same rate: **{answer}** "
-            f"(95 % t intervals; {seeds_of(grid)}).")
+            f"(95 % t intervals over seeds, for these test images; {seeds_of(grid)}).")
 
 
 def primary(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -191,5 +192,32 @@ def aim(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
     labels = analysis.labels(grid_name)
     return pd.DataFrame({
         "setup": found["setup"].map(labels), "memorises": found["memorises"].map({True: "yes", False: "no"}),
+        "strength at the end": [f"{value:.2f}" for value in found["strength"]],
         "top-5": in_points(found, "top5", "top5_"), "top-1 (90 % interval)": in_points(found, "top1", "top1_"),
         "aim": found["aim"], "n": found["n"]})
+
+
+def hypothesis(found: pd.DataFrame) -> str:
+    """Whether memorising decides what there is to gain, and what became of the aim; rows of ``analysis.aim``."""
+    own = found[found["memorises"]]
+    if own.empty:
+        return ""
+    count = {"gained top-5 in": (own["top5_low"] > 0).sum(), "never started in": (~own["started"]).sum()}
+    count["started without a gain that is shown in"] = len(own) - sum(count.values())
+    met = (found["aim"] == "met").sum()
+    return (f"Cross entropy memorises in {len(own)} setups here; of these the transition "
+            + listed([f"{what} {number}" for what, number in count.items() if number]) + ". "
+            + ("Memorising alone does not decide: the training accuracy has to be high for long enough that the "
+               "transition comes far. " if (own["top5_low"] > 0).sum() < len(own) else "")
+            + (f"The aim is met in all {met}: a setting that one can simply switch on." if met == len(found) else
+               f"The aim is met in {met} of {len(found)} setups: this is no setting that one can simply switch on."))
+
+
+def unseen(grid_name: GridLike, searches: Sequence[str], variant: str = "transition") -> str:
+    """What a loss changes with the seeds that had no part in choosing its setting: the rest of a sentence."""
+    part = analysis.unseen(grid_name, searches)
+    found, labels, still = analysis.differences(part, ks=(1, 5)), analysis.labels(part), analysis.idle(part, variant)
+    setups = [setup for setup in found.loc[found["variant"] == variant, "setup"].unique() if setup not in still]
+    texts = [f"top-5 by {points(found, setup, variant, 5, 2)} and top-1 by {points(found, setup, variant, 1, 2)} with "
+             f"{labels[setup]}" for setup in setups]
+    return f"changes {'; '.join(texts)} ({len(part.seeds)} seeds)"
