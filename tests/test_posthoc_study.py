@@ -124,6 +124,12 @@ def test_runs_are_added_frames_are_paired_and_the_chapter_reads_them(study, tmp_
     saved = analysis.posthoc_candidates(draws=50, methods=("bias", "temperature"))
     saved = saved.set_index(["variant", "method", "target"])
     assert saved.loc[("ce", "bias", 0.95), "high"] < 0 and saved.loc[("ce", "temperature", 0.95), "difference"] == 0
+    chosen = analysis.posthoc_candidates(draws=50, methods=("chosen",)).query("variant == 'ce' and target == 0.95")
+    [row] = analysis.posthoc_trades((0.95,), draws=50).itertuples()
+    assert (row.setup, row.label, row.kind) == ("fifth", "cross entropy, scores changed", "scores")
+    assert (-row.saved, -row.high, -row.low) == tuple(chosen[["difference", "low", "high"]].iloc[0])
+    assert row.price == "free" and row.extra == 0 and "scores changed" in analysis.budget_order(
+        analysis.posthoc_trades((0.95,), draws=50), 0.95)["label"].item()
     scores = analysis.posthoc_scores().set_index(["variant", "method"])
     assert scores.loc["ce"]["chosen"].sum() == 1 and (scores["n"] == 5).all()
     assert scores.loc[("ce", "bias"), "nll"] < scores.loc[("ce", "none"), "nll"] - 0.1

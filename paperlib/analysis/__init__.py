@@ -65,6 +65,7 @@ from paperlib.analysis.posthoc import (
     posthoc_part,
     posthoc_ranks,
     posthoc_scores,
+    posthoc_trades,
 )
 from paperlib.analysis.promises import promises
 from paperlib.analysis.robust import robust_differences, robust_document, robust_means, robustness
@@ -97,10 +98,10 @@ __all__ = [
     "explorer_grids", "finished", "gains", "history", "idle", "idle_seeds", "joint_regions", "labels", "listed",
     "loss_costs", "loss_memory", "loss_shares", "lowest_losses", "memorisation", "network_document", "networks",
     "overview", "part_status", "performance_documents", "posthoc_candidates", "posthoc_differences",
-    "posthoc_document", "posthoc_lists", "posthoc_part", "posthoc_ranks", "posthoc_scores", "present", "primary",
-    "primary_part", "probabilities", "promises", "ranking", "rate_part", "rates", "regrets", "reliability",
-    "require_comparable", "richness", "robust_differences", "robust_document", "robust_means", "robustness",
-    "runs", "score_differences", "search", "setups_verdict", "size_verdict", "status", "step_parts", "strengths",
-    "study_verdicts", "summary", "trade", "training_rates", "transition_map", "unseen", "verdicts",
-    "verdicts_today",
+    "posthoc_document", "posthoc_lists", "posthoc_part", "posthoc_ranks", "posthoc_scores", "posthoc_trades",
+    "present", "primary", "primary_part", "probabilities", "promises", "ranking", "rate_part", "rates",
+    "regrets", "reliability", "require_comparable", "richness", "robust_differences", "robust_document",
+    "robust_means", "robustness", "runs", "score_differences", "search", "setups_verdict", "size_verdict",
+    "status", "step_parts", "strengths", "study_verdicts", "summary", "trade", "training_rates",
+    "transition_map", "unseen", "verdicts", "verdicts_today",
 ]

@@ -34,6 +34,10 @@ FREE = 0.1
 #: Runs that finished further apart are not timed against each other.
 APART = datetime.timedelta(hours=12)
 
+#: Columns of :func:`budget_trades`.
+TRADES = ["setup", "change", "kind", "label", "target", "n", "saved", "low", "high", "counted", "timed", "time",
+          "extra", "extra_low", "extra_high", "price", "rate", "rate_low", "rate_high"]
+
 _LOSS_KEYS = ("loss", "k", "loss_options", "strength_schedule", "ramp_start", "ramp_end", "lr")
 _BUDGET_KEYS = ("epochs", "width", "evaluate_every")
 
@@ -226,9 +230,7 @@ def budget_trades(grid_names: Sequence[GridLike] = BUDGET_GRIDS, baseline: str =
                       "high": band.high[i], "counted": change.same_work, **cost,
                       **_rate([each[s][i] for s in _times(change, standard)[1]], change, standard, cost, level)}
                      for i, target in enumerate(targets)]
-    columns = ["setup", "change", "kind", "label", "target", "n", "saved", "low", "high", "counted", "timed", "time",
-               "extra", "extra_low", "extra_high", "price", "rate", "rate_low", "rate_high"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=TRADES)
 
 
 def _times(change: _Change, standard: _Change) -> tuple[float, dict[Any, float]]:

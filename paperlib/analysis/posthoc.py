@@ -5,7 +5,7 @@ A setup counts as soon as its first four seeds are there, and with all of them w
 """
 
 import hashlib
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from paperlib import documents, grids, paths, records, stats
 from paperlib.analysis import frames, study
+from paperlib.analysis.budget import TRADES
 from paperlib.analysis.comparisons import PRIMARY_GRID, PRIMARY_KS
 from paperlib.grids import Grid, GridLike
 
@@ -122,6 +123,28 @@ def posthoc_lists(grid_name: GridLike = PRIMARY_GRID, target: float = 0.99, vari
                          "high": band.high[0], "certified": [stats.certified_k(own, target, level) for own in ranks],
                          "top5": (ranks <= 5).mean(), "n": len(ranks)})
     return pd.DataFrame(rows, columns=["setup", "variant", "k", "low", "high", "certified", "top5", "n"])
+
+
+def posthoc_trades(targets: Sequence[float] = frames.TARGETS, level: float = 0.95, draws: int = 1000) -> pd.DataFrame:
+    """What changing the scores of cross entropy saves, as rows of :func:`paperlib.analysis.budget_trades`.
+
+    Against cross entropy as the main comparison trains it, with its own scores; also with scores changed at the
+    searched rate. It takes no training, so its price is "free": the labelled images that it takes are not counted.
+    """
+    standard, rows = posthoc_ranks(), []
+    for name, home, what in ((PRIMARY_GRID, {}, ""), (study.SEARCHED_GRID, {"searched": "fifth"}, "searched rate, ")):
+        for (setup, variant, method), own in posthoc_ranks(name).items():
+            other = standard.get((home.get(setup, setup), "ce", PLAIN))
+            if (variant, method) != ("ce", CHOSEN) or other is None or len(other) != len(own):
+                continue
+            band = stats.smallest_k_differences(own, other, targets, level, draws)
+            free = {"counted": True, "timed": 0, "time": 1.0, "extra": 0.0, "extra_low": 0.0, "extra_high": 0.0,
+                    "price": "free", "rate": np.nan, "rate_low": np.nan, "rate_high": np.nan}
+            rows += [{"setup": home.get(setup, setup), "change": f"{name}-scores", "kind": "scores",
+                      "label": f"cross entropy, {what}scores changed", "target": target, "n": len(own),
+                      "saved": -band.estimate[i], "low": -band.high[i], "high": -band.low[i], **free}
+                     for i, target in enumerate(targets)]
+    return pd.DataFrame(rows, columns=TRADES)
 
 
 def posthoc_candidates(grid_name: GridLike = PRIMARY_GRID, baseline: str = "ce",
