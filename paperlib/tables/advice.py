@@ -131,8 +131,8 @@ def _methods() -> str:
     if len(found) != 1 or simple.empty:
         return ""
     texts = [f"a {row.method} {gain}" for gain, row in zip(in_points(simple), rows(simple), strict=True)]
-    return (f"Every run chose a {found['method'].item()}, with a penalty, on left-out validation images; less changes "
-            f"top-5 less ({', '.join(texts)} points). ")
+    return (f"Every run chose a {found['method'].item()}, with a penalty, on left-out validation images; simpler ones "
+            f"change top-5 less ({', '.join(texts)} points). ")
 
 
 def _elsewhere() -> str:
@@ -193,9 +193,9 @@ def _rivals() -> Iterator[str]:
         head = (f"For top-5, {listed(better)} did better than the transition" if better else
                 "No other loss is shown to do better than the transition")
         yield (f"**{head}.** Each at the rate that validation images chose for it, against cross entropy at its own: "
-               f"{'; '.join(shown)}. To do better, an interval of top-5 against the transition {start}, at that rate, "
-               f"had to lie above 0{', jointly for all of them' if len(shown) > 1 else ''}. {{doc}}`03-results` has "
-               "longer lists.")
+               f"{'; '.join(shown)}. A loss does better if the interval of its top-5 minus that of the "
+               f"transition {start}, at that rate, lies above 0"
+               f"{', jointly for all of them' if len(shown) > 1 else ''}. {{doc}}`03-results` has longer lists.")
 
 
 def _changed(part: Grid, variant: str) -> str:
