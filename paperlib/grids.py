@@ -1,6 +1,8 @@
 """Named grids of runs: TOML files under ``experiments/grids`` unrolled into cells in priority order."""
 
+import functools
 import itertools
+import json
 import math
 import tomllib
 from collections.abc import Callable, Mapping
@@ -113,8 +115,15 @@ def load(name: GridLike) -> Grid:
     if not path.is_file():
         raise ValueError(f"unknown grid {str(name)!r}: expected one of {', '.join(names()) or '(none found)'} "
                          f"or the path of a .toml file")
+    content = path.read_bytes()
+    return _unrolled(path, content, json.dumps(presets.document()) if b"preset" in content else "")
+
+
+@functools.lru_cache(maxsize=256)
+def _unrolled(path: Path, content: bytes, _chosen: str) -> Grid:
+    """Unroll once for each content and each state of the presets: a chapter asks for a grid dozens of times."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(content.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"grid {path.name} is not valid TOML: {error}") from error
     if unknown := set(table) - _TOP_KEYS:

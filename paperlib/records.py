@@ -296,7 +296,8 @@ def load(source: Path | str | None = None) -> list[Record]:
         found = read_lines(root) if root.suffix == ".jsonl" else [read(root)]
     by_id: dict[str, Record] = {}
     for record in found:
-        if by_id.setdefault(record.run_id, record) != record:
+        known = by_id.setdefault(record.run_id, record)
+        if known is not record and known != record:
             raise RecordError(f"two different records of run {record.run_id} under {root}: keep one")
     return [by_id[run_id] for run_id in sorted(by_id)]
 

@@ -282,6 +282,8 @@ def searched_grids(study: Study, gain: float, seeds: int, idle: bool = False) ->
     at_rate = [variant(f"{name}-searched", name, preset="ce", **keys) for name, keys in {
         "ce": {}, "transition": {"loss": "topk_transition", "k": 5, "strength_schedule": "ramp"}}.items()]
     study.grid("cifar-entropy", HEAD + searched + VARIANTS)
+    at_rate.append(variant("again-searched", "again", preset="ce", loss="topk_transition", k=5,
+                           strength_schedule="fitted"))
     study.grid("cifar-rate", HEAD + fifth + VARIANTS + "".join(at_rate))
     study.grid("cifar-rivals", FEW + searched + VARIANTS + SMOOTHED + "".join(
         variant(name, name, loss="topk_grouped", k=k) for name, k in (("entropy", 4), ("grouped", 5))))
@@ -490,6 +492,8 @@ def test_a_better_rate_at_which_the_transition_never_starts(study):
     assert tables.better_rate().endswith("At the searched rate the transition never started.")
     run_again(study, 0.62, 0.88)
     assert tables.better_rate().endswith(f"**a gain remains** {HOW}; 8 seeds).")
+    assert set(analysis.rate_part().variants) == {"ce", "transition", "ce-searched", "again-searched"}
+    run_again(study, 0.62, 0.88, idle=True)
     assert set(analysis.rate_part().variants) == {"ce", "transition", "ce-searched"}
 
 
@@ -564,6 +568,24 @@ def test_seeds_that_chose_a_setting_can_be_left_out(study):
     assert "with fifth of it; top-5 by" in text
     stay_still(study, "all")
     assert "with all of it" not in tables.unseen(part, ["search"])
+
+
+@pytest.mark.parametrize(("strengths", "says"), [
+    ([0.2, 0.9, 0.1, 0.8], "When images grow from 24 pixels, at 50 % of training, training images are harder for a "
+     "while: the strength of the transition falls from 0.90 to 0.10 with fifth of it, and ends at 0.80."),
+    ([0.2, 0.3, 0.3, 0.8], ""), ([0.2, 0.3, 0.4, 0.8], ""),
+])
+def test_what_becomes_of_the_transition_when_images_grow(study, strengths, says):
+    small, whole = (HEAD + SETUP.replace("NAME", "fifth").replace("KEYS", f"{SETUPS['fifth']}\n{keys}") + VARIANTS
+                    for keys in ("low_resolution_until = 0.5", 'low_resolution = "none"'))
+    for name, grid, text in (("cifar-small", small, says), ("cifar-whole", whole, "")):
+        study.grid(name, grid)
+        for cell in grids.load(name).cells:
+            made = make_record(cell, ranks(cell.seed, *CE["fifth"]), CLASSES)
+            history = [{**made.history[0], "epoch": epoch, "strength": strength}
+                       for epoch, strength in enumerate(strengths, 1)]
+            records.write(dataclasses.replace(made, history=history), study.records / name)
+        assert tables.growth(name) == text
 
 
 def test_strengths_are_means_over_seeds(study):

@@ -114,6 +114,20 @@ def test_at_least_one_grid_is_committed():
     assert "first-study" in grids.names()
 
 
+def test_a_grid_is_unrolled_again_when_its_file_or_a_preset_changes(load, tmp_path, monkeypatch):
+    chosen = {"rate": {"keys": {"lr": 0.2}}}
+    monkeypatch.setattr(presets, "document", lambda: chosen)
+    text = GRID.replace('loss = "cross_entropy"', 'loss = "cross_entropy"\npreset = "rate"')
+    first = load(text.replace("lr = 0.1\n", ""))
+    assert first.cells[0].config.lr == 0.2 and load(text.replace("lr = 0.1\n", "")) is first
+    assert load(text.replace("A grid", "Another").replace("lr = 0.1\n", "")).title == "Another"
+    chosen["rate"]["keys"]["lr"] = 0.3
+    assert load(text.replace("lr = 0.1\n", "")).cells[0].config.lr == 0.3
+    chosen["rate"] = None
+    with pytest.raises(presets.UnfilledPresetError, match="'rate' is not chosen yet"):
+        load(text.replace("lr = 0.1\n", ""))
+
+
 def test_cells_come_in_priority_order(load):
     grid = load(GRID)
     assert [(cell.seed, cell.setup, cell.variant) for cell in grid.cells] == [

@@ -110,7 +110,9 @@ def answer_grid() -> tuple[Grid, str]:
 def rate_part() -> Grid | None:
     """What has finished of the comparison of rates, without a transition that never started at one of them."""
     part = beyond_main(RATE_GRID)
-    return acting(acting(part), "transition-searched") if part else None
+    for variant in ("transition", "transition-searched", "again-searched"):
+        part = part and acting(part, variant)
+    return part
 
 
 def again_part() -> Grid | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from paperlib import analysis
+from paperlib import analysis, grids
 from paperlib.analysis.study import SEARCHED_GRID
 from paperlib.grids import Grid, GridLike
 from paperlib.tables._text import in_points, listed, named, points, rows, seeds_of, sign, signed, starts, values_tried
@@ -211,6 +211,24 @@ def hypothesis(found: pd.DataFrame) -> str:
                "transition comes far. " if (own["top5_low"] > 0).sum() < len(own) else "")
             + (f"The aim is met in all {met}: a setting that one can simply switch on." if met == len(found) else
                f"The aim is met in {met} of {len(found)} setups: this is no setting that one can simply switch on."))
+
+
+def growth(grid_name: GridLike, variant: str = "transition") -> str:
+    """What becomes of a transition when images grow during training, as a sentence; empty where it does not fall."""
+    grid, found, labels = grids.load(grid_name), analysis.strengths(grid_name, (variant,)), analysis.labels(grid_name)
+    changes: dict[str, list[str]] = {}
+    for setup, own in found.groupby("setup", sort=False):
+        config = next(cell.config for cell in grid.cells if cell.setup == setup)
+        small = own["progress"] <= config.low_resolution_until + 1e-9
+        if config.low_resolution is None or small.all() or not small.any():
+            continue
+        before, after = own.loc[small, "strength"].iloc[-1], own.loc[~small, "strength"]
+        if f"{after.min():.2f}" < f"{before:.2f}":
+            grows = f"from {config.low_resolution} pixels, at {100 * config.low_resolution_until:g} % of training"
+            changes.setdefault(grows, []).append(
+                f"from {before:.2f} to {after.min():.2f} with {labels[setup]}, and ends at {after.iloc[-1]:.2f}")
+    return " ".join(f"When images grow {grows}, training images are harder for a while: the strength of the "
+                    f"transition falls {'; '.join(texts)}." for grows, texts in changes.items())
 
 
 def unseen(grid_name: GridLike, searches: Sequence[str], variant: str = "transition") -> str:
