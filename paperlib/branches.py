@@ -62,7 +62,7 @@ class Run:
         """Add one batch to the epoch's sums, and its top-1 or top-k hits to what is tracked; never waits.
 
         Args:
-            ahead: how many classes have a higher score than the label, int64, (B,).
+            ahead: as :func:`paperlib.parts.classes_ahead` counts them, int64, (B,).
             value: the batch's loss, 0-d.
         """
         follows = FOLLOWS.get(self.config.strength_schedule, 1)

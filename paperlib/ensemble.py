@@ -30,6 +30,7 @@ from paperlib.parts import (
     TrainingDivergedError,
     TrainingInterruptedError,
     check_resolution,
+    classes_ahead,
     make_loss,
     make_optimizer,
     set_learning_rate,
@@ -229,7 +230,7 @@ class Chunk:
         if not _due(settings, epoch) and settings.strength_schedule not in FOLLOWS:
             return  # nobody asks for averages of this epoch
         with torch.no_grad():
-            ahead = (rows > rows.gather(1, labels.unsqueeze(1))).sum(dim=1).unflatten(0, (-1, batch))
+            ahead = classes_ahead(rows, labels).unflatten(0, (-1, batch))
             hits = torch.stack([(ahead < k).sum(dim=1) for k in (1, settings.shown_k)]).double()
             state.sums[0, self.place] += values.detach().double().unflatten(0, (-1, batch)).sum(dim=1)
             state.sums[1:, self.place] += hits

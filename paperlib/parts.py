@@ -52,6 +52,21 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
 
 
+def classes_ahead(scores: Tensor, labels: Tensor) -> Tensor:
+    """How many classes are not behind the label, itself left out: its rank less 1, ties and NaN counting against it.
+
+    As :func:`paperlib.metrics.label_ranks` without its checks, which would wait for a GPU in every step.
+
+    Args:
+        scores: float, (B, C).
+        labels: int64, (B,).
+
+    Returns:
+        int64, (B,).
+    """
+    return scores.shape[1] - 1 - (scores < scores.gather(1, labels.unsqueeze(1))).sum(dim=1)
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> float:
     """Set every group to ``lr`` times its factor; returns ``lr``."""
     for group in optimizer.param_groups:

@@ -21,6 +21,7 @@ from paperlib.parts import TRACKING_RATE as TRACKING_RATE
 from paperlib.parts import TrainingDivergedError as TrainingDivergedError
 from paperlib.parts import TrainingInterruptedError as TrainingInterruptedError
 from paperlib.parts import check_resolution as check_resolution
+from paperlib.parts import classes_ahead as classes_ahead
 from paperlib.parts import make_loss as make_loss
 from paperlib.parts import make_optimizer as make_optimizer
 from paperlib.parts import set_learning_rate as set_learning_rate
@@ -104,8 +105,7 @@ def fit(model: nn.Module, loss: Loss, loaders: Loaders, config: RunConfig, *, ch
                 look(value)
                 value.backward()
                 optimizer.step()
-                scores = logits.detach()
-                ahead = (scores > scores.gather(1, labels.unsqueeze(1))).sum(dim=1)
+                ahead = classes_ahead(logits.detach(), labels)
                 for run in (trunk, *along.runs):
                     run.count(ahead, value.detach())
                 clock.tick()

@@ -368,6 +368,17 @@ def test_training_averages_are_those_of_the_batches():
         assert [entry["train_loss"], entry["train_top1"], entry["train_topk"]] == pytest.approx(expected)
 
 
+def test_in_training_a_tie_counts_against_the_network_as_everywhere():
+    scores = torch.randint(4, (500, 6), generator=torch.Generator().manual_seed(0)).float()
+    labels = torch.randint(6, (500,), generator=torch.Generator().manual_seed(1))
+    assert train.classes_ahead(scores, labels).tolist() == (metrics.label_ranks(scores, labels) - 1).tolist()
+    assert train.classes_ahead(torch.full((2, 6), math.nan), labels[:2]).tolist() == [5, 5]
+    dead = toy_model(3)
+    nn.init.zeros_(dead.weight), nn.init.zeros_(dead.bias)
+    state = train.fit(dead, lambda logits, labels: 0 * logits.sum(), toy_loaders(), FIT, quiet=True)
+    assert {entry[key] for entry in state.history for key in ("train_top1", "validation_top1")} == {0.0}
+
+
 @pytest.mark.parametrize(("schedule", "followed"), [("tracked", 2), ("fitted", 1)])
 def test_the_strength_follows_the_running_accuracy(schedule, followed):
     model, config = toy_model(3), FIT.replace(loss="topk_transition", k=2, strength_schedule=schedule, epochs=20,
