@@ -116,7 +116,11 @@ def load(name: GridLike) -> Grid:
         raise ValueError(f"unknown grid {str(name)!r}: expected one of {', '.join(names()) or '(none found)'} "
                          f"or the path of a .toml file")
     content = path.read_bytes()
-    return _unrolled(path, content, json.dumps(presets.document()) if b"preset" in content else "")
+    try:
+        chosen = json.dumps(presets.document()) if b"preset" in content else ""
+    except ValueError as error:
+        raise ValueError(f"grid {path.name}: {error}") from error
+    return _unrolled(path, content, chosen)
 
 
 @functools.lru_cache(maxsize=256)

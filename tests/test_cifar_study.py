@@ -703,7 +703,7 @@ def test_c5_is_decided_with_few_images_where_all_of_them_decide_nothing(study, k
 def test_the_chapter_on_candidates_shows_setups_without_a_loss_to_compare(study, monkeypatch):
     for name in ("cifar-budget", "cifar-setups"):
         study.grid(name, (study.grids / "cifar-more.toml").read_text())
-    for name in ("cifar-rate", "cifar-again", "cifar-entropy", "first-study"):
+    for name in ("cifar-rate", "cifar-again", "cifar-entropy", "cifar-rivals", "first-study"):
         study.grid(name, (study.grids / "cifar-main.toml").read_text())
     run(study)
     stay_still(study, "resnet", "all")
