@@ -584,8 +584,9 @@ def test_what_becomes_of_the_transition_when_images_grow(study, strengths, says)
         study.grid(name, grid)
         for cell in grids.load(name).cells:
             made = make_record(cell, ranks(cell.seed, *CE["fifth"]), CLASSES)
-            history = [{**made.history[0], "epoch": epoch, "strength": strength}
-                       for epoch, strength in enumerate(strengths, 1)]
+            sizes = [24, 24, None, None] if name == "cifar-small" else 4 * [None]
+            history = [{**made.history[0], "epoch": epoch, "strength": strength, "resolution": size}
+                       for epoch, (strength, size) in enumerate(zip(strengths, sizes, strict=True), 1)]
             records.write(dataclasses.replace(made, history=history), study.records / name)
         assert tables.growth(name) == text
 

@@ -188,12 +188,14 @@ def acting(grid_name: GridLike, variant: str = "transition") -> Grid:
 def strengths(grid_name: GridLike, variants: Sequence[str] = ("transition",)) -> pd.DataFrame:
     """How far transitions had come after each epoch: means over seeds.
 
-    Columns: setup, variant, epoch, progress (share of the epochs), strength, train_top1 (accuracy of that epoch).
+    Columns: setup, variant, epoch, progress (share of the epochs), strength, train_top1 (accuracy of that epoch),
+    resolution (side of the training images in pixels; none: their own).
     """
     found = frames.history(grid_name)
     own = found[found["variant"].isin(variants)].groupby(["setup", "variant", "epoch"], sort=False)
     table = own[["strength", "train_top1"]].mean().reset_index()
     table.insert(3, "progress", table["epoch"] / table.groupby("setup")["epoch"].transform("max"))
+    table["resolution"] = own["resolution"].first().to_numpy()
     return table
 
 

@@ -219,8 +219,8 @@ def growth(grid_name: GridLike, variant: str = "transition") -> str:
     changes: dict[str, list[str]] = {}
     for setup, own in found.groupby("setup", sort=False):
         config = next(cell.config for cell in grid.cells if cell.setup == setup)
-        small = own["progress"] <= config.low_resolution_until + 1e-9
-        if config.low_resolution is None or small.all() or not small.any():
+        small = own["resolution"] == config.low_resolution
+        if small.all() or not small.any():
             continue
         before, after = own.loc[small, "strength"].iloc[-1], own.loc[~small, "strength"]
         if f"{after.min():.2f}" < f"{before:.2f}":
