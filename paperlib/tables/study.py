@@ -186,12 +186,13 @@ def memorisation(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.D
         "memorises": found["memorises"].map({True: "yes", False: "no"}), "n": found["n"]})
 
 
-def aim(grid_name: GridLike, frame: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The aim for practice, setup by setup."""
-    found = analysis.aim(grid_name) if frame is None else frame
+def aim(grid_name: GridLike, frame: pd.DataFrame | None = None, variant: str | None = None) -> pd.DataFrame:
+    """The aim for practice, setup by setup; with a column for the loss where a variant is named."""
+    found = analysis.aim(grid_name, variant or "transition") if frame is None else frame
     labels = analysis.labels(grid_name)
     return pd.DataFrame({
-        "setup": found["setup"].map(labels), "memorises": found["memorises"].map({True: "yes", False: "no"}),
+        "setup": found["setup"].map(labels), **({"loss": labels[variant]} if variant else {}),
+        "memorises": found["memorises"].map({True: "yes", False: "no"}),
         "strength at the end": [f"{value:.2f}" for value in found["strength"]],
         "top-5": in_points(found, "top5", "top5_"), "top-1 (90 % interval)": in_points(found, "top1", "top1_"),
         "aim": found["aim"], "n": found["n"]})
