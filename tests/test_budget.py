@@ -324,6 +324,17 @@ def test_what_to_change_first(study):
     assert second == "- fifth: nothing here saves candidates with an interval that leaves out 0."
 
 
+def test_what_the_standard_budget_bought_over_a_smaller_one(study):
+    write(study, "cifar-budget", seeds=(1,))
+    assert tables.budget_bought(analysis.budget_trades(draws=20), {}) == "", "one seed gives no rate"
+    write(study, "cifar-budget")
+    write(study, "cifar-main", **{"fifth_grouped": (55, 1.0)})
+    bought = tables.budget_bought(analysis.budget_trades(draws=20), {"all": "all of it"})
+    # Four core-minutes in place of ten, where the median run takes fifteen. A loss is no smaller budget.
+    assert bought == ("- all of it: over 32 channels, +6.0 [+6.0, +6.0] candidates saved, "
+                      "+0.67 [+0.67, +0.67] for each core-minute.")
+
+
 def test_a_change_of_loss_and_budget_is_named_as_both(study):
     study.grid("longer", HEAD + STANDARD.replace("epochs = 10", "epochs = 30") + LOSSES)
     write(study, "cifar-budget")

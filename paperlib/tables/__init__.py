@@ -7,7 +7,7 @@ pages that have it already.
 
 from paperlib.tables._text import markdown, points, signed
 from paperlib.tables.advice import advice
-from paperlib.tables.budget import budget_order, budget_trades, lists, price, promises
+from paperlib.tables.budget import budget_bought, budget_order, budget_trades, lists, price, promises
 from paperlib.tables.classes import class_effects, class_sentence, probabilities, probability_sentence, scores
 from paperlib.tables.performance import (
     augmentation_rates,
@@ -56,12 +56,13 @@ from paperlib.tables.study import (
 from paperlib.tables.synthetic import losses_over_cells, phases, search
 
 __all__ = [
-    "METHODS", "accuracies", "advice", "aim", "answer", "augmentation_rates", "better_rate", "budget_order",
-    "budget_trades", "calibration", "candidate_differences", "candidates", "certificates", "choice_costs",
-    "class_effects", "class_sentence", "crossings", "determinism_costs", "differences", "ensemble_speedups",
-    "equivalences", "explorer_grids", "growth", "hypothesis", "idle", "lists", "longer_lists", "loss_memory",
-    "loss_shares", "loss_speed", "losses_over_cells", "machines", "markdown", "measurements", "memorisation",
-    "origins", "phases", "points", "posthoc_added", "posthoc_answer", "posthoc_differences", "posthoc_lists",
-    "price", "primary", "probabilities", "probability_sentence", "promises", "rates", "reruns", "rival_speed",
-    "run_list", "scores", "search", "settings", "signed", "status", "training_rates", "unseen", "verdicts",
+    "METHODS", "accuracies", "advice", "aim", "answer", "augmentation_rates", "better_rate", "budget_bought",
+    "budget_order", "budget_trades", "calibration", "candidate_differences", "candidates", "certificates",
+    "choice_costs", "class_effects", "class_sentence", "crossings", "determinism_costs", "differences",
+    "ensemble_speedups", "equivalences", "explorer_grids", "growth", "hypothesis", "idle", "lists", "longer_lists",
+    "loss_memory", "loss_shares", "loss_speed", "losses_over_cells", "machines", "markdown", "measurements",
+    "memorisation", "origins", "phases", "points", "posthoc_added", "posthoc_answer", "posthoc_differences",
+    "posthoc_lists", "price", "primary", "probabilities", "probability_sentence", "promises", "rates", "reruns",
+    "rival_speed", "run_list", "scores", "search", "settings", "signed", "status", "training_rates", "unseen",
+    "verdicts",
 ]
