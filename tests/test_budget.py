@@ -325,14 +325,20 @@ def test_what_to_change_first(study):
 
 
 def test_what_the_standard_budget_bought_over_a_smaller_one(study):
+    def bought() -> str:
+        return tables.budget_bought(analysis.budget_trades(draws=20), {"all": "all of it"})
+
     write(study, "cifar-budget", seeds=(1,))
-    assert tables.budget_bought(analysis.budget_trades(draws=20), {}) == "", "one seed gives no rate"
+    assert not bought(), "one seed gives no rate"
     write(study, "cifar-budget")
     write(study, "cifar-main", **{"fifth_grouped": (55, 1.0)})
-    bought = tables.budget_bought(analysis.budget_trades(draws=20), {"all": "all of it"})
+    said = "- all of it: over 32 channels, "
     # Four core-minutes in place of ten, where the median run takes fifteen. A loss is no smaller budget.
-    assert bought == ("- all of it: over 32 channels, +6.0 [+6.0, +6.0] candidates saved, "
-                      "+0.67 [+0.67, +0.67] for each core-minute.")
+    assert bought() == said + "+6.0 [+6.0, +6.0] candidates saved, +0.67 [+0.67, +0.67] for each core-minute."
+    write(study, "cifar-budget", **{"all-narrow_ce": (30, 4.0)})
+    assert bought() == said + "0.0 [0.0, 0.0] candidates, nothing that shows."
+    write(study, "cifar-budget", **{"all-narrow_ce": (29, 4.0)})
+    assert bought() == said + "-1.0 [-1.0, -1.0] candidates, more are needed.".replace("-", "\N{MINUS SIGN}")
 
 
 def test_a_change_of_loss_and_budget_is_named_as_both(study):

@@ -58,15 +58,20 @@ def budget_order(trades: pd.DataFrame, labels: Mapping[str, str], target: float 
 def budget_bought(trades: pd.DataFrame, labels: Mapping[str, str], target: float = 0.99) -> str:
     """What the standard run's epochs and channels bought over fewer of them, as a list in MyST.
 
-    A smaller budget's loss, read the other way round. Only what clearly loses candidates and clearly takes less time,
-    of more than one seed; empty where there is none.
+    It is what a smaller budget loses, read the other way round: of budgets that clearly take less time and have more
+    than one seed. Empty where there is none.
     """
-    own = trades[(trades["target"] == target) & trades["kind"].isin(["epochs", "width"]) & (trades["high"] < 0)
+    own = trades[(trades["target"] == target) & trades["kind"].isin(["epochs", "width"])
                  & (trades["price"] == "cheaper") & (trades["n"] > 1)]
-    return "\n".join(f"- {labels.get(setup, setup)}: " + "; ".join(
-        f"over {row.label}, {signed(-row.saved, -row.high, -row.low)} candidates saved, "
-        f"{signed(row.rate, row.rate_low, row.rate_high, 2)} for each core-minute" for row in rows(found)) + "."
-        for setup, found in own.groupby("setup", sort=False))
+    return "\n".join(f"- {labels.get(setup, setup)}: " + "; ".join(map(_bought, rows(found))) + "."
+                     for setup, found in own.groupby("setup", sort=False))
+
+
+def _bought(row: Any) -> str:
+    saved = f"over {row.label}, {signed(-row.saved, -row.high, -row.low)} candidates"
+    if row.high < 0:
+        return f"{saved} saved, {signed(row.rate, row.rate_low, row.rate_high, 2)} for each core-minute"
+    return f"{saved}, " + ("more are needed" if row.low > 0 else "nothing that shows")
 
 
 def _cost(row: Any) -> str:
