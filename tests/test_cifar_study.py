@@ -62,6 +62,8 @@ def study(tmp_path, monkeypatch):
     rates = [SETUP.replace("NAME", f"rate{place}").replace("KEYS", f"lr = {rate}\nepochs = 7")
              for place, rate in enumerate((0.25, 0.75))]
     study.grid("search-all", FEW + "".join(rates) + variant("ce", "cross entropy"))
+    budgets = SETUP.replace("NAME", "short").replace("KEYS", SETUPS["fifth"] + "\nepochs = 5")
+    study.grid("cifar-budget", FEW + "".join(parts[:2]) + budgets + variant("ce", "cross entropy"))
     few = 'model = "resnet18"\ntrain_fraction = 0.2'
     study.grid("cifar-resnet", HEAD + SETUP.replace("NAME", "resnet-fifth").replace("KEYS", few) + VARIANTS)
     return study
@@ -469,6 +471,27 @@ def test_the_advice_on_other_losses_says_what_they_cost(study, monkeypatch, entr
     smooth(study)
     added = tables.advice().splitlines()[-1].split("At the searched rate")[1]
     assert added.startswith(" it changed that number by +35.0 [") and added.endswith("(3 seeds).")
+
+
+@pytest.mark.parametrize(("k", "says"), [
+    (25, "in 0.50 of the time (2 seeds; {doc}`04-candidates`). Where it memorises, no smaller budget is shown to "),
+    (60, "5 epochs changed it by +35.0 [+35.0, +35.0] in 0.50 of the time (2 seeds; {doc}`04-candidates`)."),
+])
+def test_the_advice_on_budgets(study, monkeypatch, k, says):
+    memorise(monkeypatch, -2.0)
+    searched_grids(study, 0.0, 8)
+    smooth(study)
+    before = tables.advice()
+    cells = [cell for cell in grids.load("cifar-budget").cells if cell.setup == "short"]
+    for number, cell in enumerate(cells[:2], 1):
+        made = make_record(cell, ranks(cell.seed, 0.60, 0.85, 0.92, 0.998, k, 100), CLASSES)
+        records.write(made, study.records / "cifar-budget")
+        assert (number < 2) is (tables.advice() == before), "one seed gives no advice"
+    *steps, step = tables.advice().splitlines()
+    assert steps == before.splitlines() and f"{len(steps) + 1}. **Find out what more" in step and says in step
+    assert step.endswith("`).") is (k == 60)
+    memorise(monkeypatch, 2.0)
+    assert "Where it memorises, no" not in tables.advice()
 
 
 def test_steps_that_overlap_or_do_not_carry_over_say_so(study, monkeypatch):

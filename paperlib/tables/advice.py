@@ -5,12 +5,14 @@ from collections.abc import Iterator
 import pandas as pd
 
 from paperlib import analysis, grids
+from paperlib.analysis.budget import BUDGET_GRIDS
 from paperlib.analysis.comparisons import MARGIN, MEMORISES, PRIMARY_GRID
 from paperlib.analysis.study import RESNET_GRID, RIVALS_GRID, SEARCHED_GRID, SETUPS_GRID
 from paperlib.grids import Grid
 from paperlib.tables._text import in_points, listed, points, rows, seeds_of, signed, starts
 
 TARGET = 0.99
+BUDGET_GRID = BUDGET_GRIDS[0]
 #: The search for the rate where it does not.
 STAY_GRID = "search-all"
 #: Where cross entropy memorises, if it does: all steps that are about that rest on this setup.
@@ -30,7 +32,7 @@ def advice() -> str:
     steps = [_look(analysis.finished(SETUPS_GRID, ["transition"]) or main)]
     if memorises.get(SETUP, False):
         steps += [*_rate(), *_scores(), *_transition()]
-    steps += [*_watch(), *_rivals(), *_smoothing(main)]
+    steps += [*_watch(), *_rivals(), *_smoothing(main), *_budget(memorises.get(SETUP, False))]
     return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
 
 
@@ -229,6 +231,24 @@ def _smoothing(main: Grid) -> Iterator[str]:
     if costs:
         yield ("**Leave out label smoothing if you show long lists.** At the recipe's rate it raised the number of "
                f"candidates for {100 * TARGET:g} % {' and '.join(costs)}.{_smoothed()}")
+
+
+def _budget(memorises: bool) -> Iterator[str]:
+    """What cross entropy needs with other numbers of epochs and channels, from two seeds on."""
+    found, labels = analysis.budget_trades([BUDGET_GRID], targets=(TARGET,)), analysis.labels(BUDGET_GRID)
+    own = found[found["kind"].isin(["epochs", "width"]) & (found["n"] > 1) & (found["timed"] > 0)]
+    if own.empty:
+        return
+    texts = [f"with {labels[setup]}, " + listed([
+        f"{row.label} changed it by {signed(-row.saved, -row.high, -row.low)} in {row.time:.2f} of the time"
+        for row in rows(changes)]) for setup, changes in own.groupby("setup", sort=False)]
+    less = own[(own["setup"] == SETUP) & (own["time"] < 1)]
+    seeds = " to ".join(dict.fromkeys(str(number) for number in (own["n"].min(), own["n"].max())))
+    yield ("**Find out what more training or a larger network buys before you pay for it.** Against the number of "
+           f"candidates for {100 * TARGET:g} % of cross entropy at the recipe's rate: {'; '.join(texts)} "
+           f"({seeds} seeds; {{doc}}`04-candidates`)."
+           + (" Where it memorises, no smaller budget is shown to need a longer list."
+              if memorises and len(less) and (less["high"] >= 0).all() else ""))
 
 
 def _smoothed() -> str:
