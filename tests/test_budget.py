@@ -336,9 +336,9 @@ def test_what_the_standard_budget_bought_over_a_smaller_one(study):
     # Four core-minutes in place of ten, where the median run takes fifteen. A loss is no smaller budget.
     assert bought() == said + "+6.0 [+6.0, +6.0] candidates saved, +0.67 [+0.67, +0.67] for each core-minute."
     write(study, "cifar-budget", **{"all-narrow_ce": (30, 4.0)})
-    assert bought() == said + "0.0 [0.0, 0.0] candidates, nothing that shows."
+    assert bought() == said + "0.0 [0.0, 0.0] candidates saved (not for certain)."
     write(study, "cifar-budget", **{"all-narrow_ce": (29, 4.0)})
-    assert bought() == said + "-1.0 [-1.0, -1.0] candidates, more are needed.".replace("-", "\N{MINUS SIGN}")
+    assert bought() == said + "-1.0 [-1.0, -1.0] candidates saved: more are needed.".replace("-", "\N{MINUS SIGN}")
 
 
 def test_a_change_of_loss_and_budget_is_named_as_both(study):

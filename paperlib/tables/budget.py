@@ -68,10 +68,10 @@ def budget_bought(trades: pd.DataFrame, labels: Mapping[str, str], target: float
 
 
 def _bought(row: Any) -> str:
-    saved = f"over {row.label}, {signed(-row.saved, -row.high, -row.low)} candidates"
+    saved = f"over {row.label}, {signed(-row.saved, -row.high, -row.low)} candidates saved"
     if row.high < 0:
-        return f"{saved} saved, {signed(row.rate, row.rate_low, row.rate_high, 2)} for each core-minute"
-    return f"{saved}, " + ("more are needed" if row.low > 0 else "nothing that shows")
+        return f"{saved}, {signed(row.rate, row.rate_low, row.rate_high, 2)} for each core-minute"
+    return saved + (": more are needed" if row.low > 0 else " (not for certain)")
 
 
 def _cost(row: Any) -> str:
