@@ -368,6 +368,8 @@ def test_the_figure_and_the_table(study):
     np.testing.assert_allclose(lines["other numbers of epochs"], [[15, 31], [30, 26]])
     np.testing.assert_allclose(lines["other numbers of channels"], [[6, 37], [15, 31], [37.5, 31]])
     assert {text.get_text() for text in first.texts} == {"20 epochs", "32 channels", "96 channels"}
+    assert [bar[0].get_xdata()[0] for bar in first.containers][-2:] == pytest.approx([15 * 1.07, 15 * 1.07**2])
+    assert second.containers[1][0].get_xdata() == pytest.approx([12]), "this one takes less time, and stands there"
     assert not any(line.get_label() in lines for line in second.get_lines() if "other" in line.get_label())
     with pytest.raises(ValueError, match=r"target=0.5: expected one of \[0.9"):
         figures.budget_curves(frame, target=0.5)

@@ -9,7 +9,9 @@ from matplotlib.axes import Axes
 
 from paperlib.figures._style import WIDTH, Labels, Plotted, legend_above, looks, style
 
-#: Losses take the time of the standard run, nearly: each is drawn this much further to the right.
+#: What takes the time of the standard run within this share is drawn in a row to the right of it,
+_NEAR = 0.1
+#: each this much further.
 _ASIDE = 1.07
 _LINES = {"epochs": ("-", "other numbers of epochs"), "width": ("--", "other numbers of channels")}
 
@@ -17,7 +19,8 @@ _LINES = {"epochs": ("-", "other numbers of epochs"), "width": ("--", "other num
 def budget_curves(points: pd.DataFrame, labels: Labels = None, target: float = 0.99) -> Plotted:
     """Smallest k for a target over core-minutes of training, both logarithmic; one panel a setup.
 
-    Cross entropy is a line over budgets, each other loss a point with its interval, moved a little to the right.
+    Cross entropy is a line over budgets, each other loss a point with its interval. Where it takes about the time of
+    the standard run, as most do, it stands in a row to the right of that run.
 
     Args:
         points: as :func:`paperlib.analysis.budget_points` gives it; what was not timed is left out.
@@ -41,9 +44,11 @@ def budget_curves(points: pd.DataFrame, labels: Labels = None, target: float = 0
         for axes, setup in zip(grid.flat, setups, strict=True):
             own = frame[frame["setup"] == setup]
             _family(axes, own, look[standard["change"]], standard["label"])
-            for place, (change, label) in enumerate(names.items(), 1):
-                for row in own[own["change"] == change].itertuples():
-                    _bar(axes, row, look[change], aside=_ASIDE**place, label=label)
+            unit, aside = own.loc[own["kind"] == "standard", "minutes"].item(), 1.0
+            for row in own[own["change"].isin(names)].itertuples():
+                near = abs(row.minutes / unit - 1) <= _NEAR
+                aside *= _ASIDE if near else 1
+                _bar(axes, row, look[row.change], unit * aside if near else row.minutes, label=names[row.change])
             axes.set(xscale="log", yscale="log", ylabel=f"candidates for {100 * target:g} %")
             axes.set_title((labels or {}).get(setup, setup), loc="left")
             axes.margins(x=0.14, y=0.16)
@@ -71,15 +76,15 @@ def _family(axes: Axes, own: pd.DataFrame, look: tuple[Any, str], label: str) ->
         if (line["kind"] == kind).any():
             axes.plot(line["minutes"], line["k"], color=look[0], linestyle=dashes, label=text, zorder=1)
     for row in own[own["kind"].isin(["standard", *_LINES])].itertuples():
-        _bar(axes, row, look, label=label if row.kind == "standard" else None, hollow=row.kind == "width")
+        _bar(axes, row, look, row.minutes, label=label if row.kind == "standard" else None, hollow=row.kind == "width")
         if row.kind != "standard":  # names of widths below, since twice the time is both: more epochs, more channels
             above = row.kind == "epochs"
             axes.annotate(str(row.label), (row.minutes, row.high if above else row.low), (0, 4 if above else -4),
                           fontsize=11, ha="center", va="bottom" if above else "top", textcoords="offset points")
 
 
-def _bar(axes: Axes, row: Any, look: tuple[Any, str], *, aside: float = 1.0, label: str | None = None,
+def _bar(axes: Axes, row: Any, look: tuple[Any, str], minutes: float, *, label: str | None = None,
          hollow: bool = False) -> None:
     ends = [[max(0.0, row.k - row.low)], [max(0.0, row.high - row.k)]]
-    axes.errorbar(row.minutes * aside, row.k, ends, color=look[0], marker=look[1], linestyle="", capsize=4,
+    axes.errorbar(minutes, row.k, ends, color=look[0], marker=look[1], linestyle="", capsize=4,
                   elinewidth=2, markersize=8, label=label, markerfacecolor="white" if hollow else look[0])
