@@ -10,6 +10,7 @@ from paperlib.analysis.comparisons import MARGIN, MEMORISES, PRIMARY_GRID
 from paperlib.analysis.study import RESNET_GRID, RIVALS_GRID, SEARCHED_GRID, SETUPS_GRID
 from paperlib.grids import Grid
 from paperlib.tables._text import in_points, listed, points, rows, seeds_of, signed, starts
+from paperlib.tables.budget import other_budgets
 
 TARGET = 0.99
 BUDGET_GRID = BUDGET_GRIDS[0]
@@ -236,7 +237,7 @@ def _smoothing(main: Grid) -> Iterator[str]:
 def _budget(memorises: bool) -> Iterator[str]:
     """What cross entropy needs with other numbers of epochs and channels, from two seeds on."""
     found, labels = analysis.budget_trades([BUDGET_GRID], targets=(TARGET,)), analysis.labels(BUDGET_GRID)
-    own = found[found["kind"].isin(["epochs", "width"]) & (found["n"] > 1) & (found["timed"] > 0)]
+    own = other_budgets(found, TARGET).query("timed > 0")
     if own.empty:
         return
     texts = [f"with {labels[setup]}, " + listed([

@@ -55,14 +55,18 @@ def budget_order(trades: pd.DataFrame, labels: Mapping[str, str], target: float 
     return "\n".join(lines)
 
 
+def other_budgets(trades: pd.DataFrame, target: float = 0.99) -> pd.DataFrame:
+    """Of the changes those of epochs or channels alone that have more than one seed, which would be one network."""
+    return trades[(trades["target"] == target) & trades["kind"].isin(["epochs", "width"]) & (trades["n"] > 1)]
+
+
 def budget_bought(trades: pd.DataFrame, labels: Mapping[str, str], target: float = 0.99) -> str:
     """What the standard run's epochs and channels bought over fewer of them, as a list in MyST.
 
     It is what a smaller budget loses, read the other way round: of budgets that clearly take less time and have more
     than one seed. Empty where there is none.
     """
-    own = trades[(trades["target"] == target) & trades["kind"].isin(["epochs", "width"])
-                 & (trades["price"] == "cheaper") & (trades["n"] > 1)]
+    own = other_budgets(trades, target).query("price == 'cheaper'")
     return "\n".join(f"- {labels.get(setup, setup)}: " + "; ".join(map(_bought, rows(found))) + "."
                      for setup, found in own.groupby("setup", sort=False))
 
