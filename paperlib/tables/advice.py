@@ -248,7 +248,7 @@ def _budget(memorises: bool) -> Iterator[str]:
     yield ("**Find out what more training or a larger network buys before you pay for it.** Against the number of "
            f"candidates for {100 * TARGET:g} % of cross entropy at the recipe's rate: {'; '.join(texts)} "
            f"({seeds} seeds; {{doc}}`04-candidates`)."
-           + (" Where it memorises, no smaller budget is shown to need a longer list."
+           + (f" Where it memorises, no smaller budget is shown to need a longer list for {100 * TARGET:g} %."
               if memorises and len(less) and (less["high"] >= 0).all() else ""))
 
 
